@@ -1,0 +1,41 @@
+# make study   runs the series at pocket scale and says where its contents page lies
+# make test    runs the tests; both install what they need into .venv first
+
+PYTHON ?= python3
+OUT ?= runs/study
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install study test lab lint notebooks clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "clipnotes needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make install PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+study: install
+	$(BIN)/clipnotes study --preset pocket --out $(OUT)
+	@echo "Open $(OUT)/index.html"
+
+test: install
+	$(BIN)/python -m pytest
+
+lab: install
+	$(BIN)/jupyter lab notebooks
+
+lint: install
+	$(BIN)/ruff check .
+
+# Runs the pocket preset and writes its outputs back into notebooks/, so that the series reads well unrun.
+notebooks: install
+	$(BIN)/clipnotes study --preset pocket --out runs --update
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find clipnotes tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,0 +1,81 @@
+"""Fixtures for all tests: the shared reference data where it is at hand, and a tiny series of notebooks."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of reference data that is never part of the project."""
+    folder = Path(os.environ.get("CLIPNOTES_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no shared reference data here: set CLIPNOTES_SHARED to its folder")
+    return folder
+
+
+PARAMETERS = """\
+shots: int = 4  # images a class [1..16]
+rate: float = 0.1  # learning rate [0..1]
+loss: str = "ce"  # loss function [ce | gce]
+seeds: list[int] = [1, 2]  # random seeds [0..]
+flip: bool = False  # mirror the images
+features: str = ""  # a bank of features [file]
+out: str = ""  # folder of the results, empty for runs"""
+
+START = """\
+from pathlib import Path
+import time
+import matplotlib.pyplot as plt
+import pandas as pd
+from clipnotes import lab
+run = lab.start("{name}", globals())"""
+
+BODY = """\
+for seed in seeds:
+    run.record(metric="accuracy", value=0.5 + 0.01 * seed, method="Toy", seed=seed)
+while Path("block").exists():
+    time.sleep(0.05)
+if Path("{name}.break").exists():
+    raise KeyError("broken\\non purpose")
+figure, axes = plt.subplots()
+axes.plot(seeds, run.records["value"])
+alt = "A line that rises with the seed."
+run.figure("fig1_toy", figure, alt=alt, data=run.records, caption="Toy.", table=True)"""
+
+
+def write_notebook(path, parameters=PARAMETERS, body=BODY, finish="run.finish()"):
+    """Write a small notebook of the house's form to `path` and return it."""
+    v4 = nbformat.v4
+    cells = [
+        v4.new_markdown_cell(f"# What does {path.stem} show?"),
+        v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(START.replace("{name}", path.stem)),
+        v4.new_code_cell(body.replace("{name}", path.stem)),
+        v4.new_code_cell(finish),
+    ]
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"
+    facts = {"reproduces": "nothing", "minutes": 0.1, "needs": "nothing"}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = v4.new_notebook(cells=cells, metadata={"clipnotes": facts, "kernelspec": kernel})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def toy_notebook(tmp_path, monkeypatch):
+    """A series 01_toy, 02_more with one preset, and an empty current folder; returns the path of 01_toy."""
+    folder = tmp_path / "notebooks"
+    write_notebook(folder / "02_more.ipynb", parameters=PARAMETERS.replace("rate", "speed"))
+    (folder / "presets").mkdir()
+    (folder / "presets" / "pocket.yaml").write_text("# nothing\n")
+    monkeypatch.setenv("CLIPNOTES_NOTEBOOKS", str(folder))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return write_notebook(folder / "01_toy.ipynb")
