@@ -1,0 +1,120 @@
+"""Few-shot data sets cut out of the pocket world, and scikit-learn's real digits beside them.
+
+Every set is a pure function of its name and split. Whatever is not the class (colour, size, place, scene ...) is drawn
+independently of it, at full difficulty and without regard to what was held out of pre-training: about a third of the
+pictures show a combination that the backbones never saw, in pocket-pairs all of them.
+"""
+from __future__ import annotations
+
+import functools
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipnotes.pocket import captions, drawing, world
+from clipnotes.pocket.world import (
+    COLOUR_NAMES,
+    GENERIC,
+    OBJECTS,
+    PAIR_COLOURS,
+    PAIR_SHAPES,
+    PIECES,
+    SCENES,
+    SHAPES,
+    STYLES,
+    TEXTURES,
+    indices,
+)
+
+SPLITS = ("train", "val", "test")
+LIFELIKE = ("photo", "photo", "blurred", "faded")  # styles that keep colours
+SOLID = [*PAIR_SHAPES, "pentagon", "heart", "cloud"]  # shapes with room for a texture
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a set is drawn: which factor is the class, the class names, and what the other factors may be."""
+    factor: str                       # "shape", "texture", "scene" or "pair" (colour and shape)
+    classes: tuple
+    per_class: tuple = (64, 20, 100)  # images a class in train, val, test
+    styles: tuple = LIFELIKE
+    shapes: tuple = ()                # shapes allowed where the shape is not the class; () allows all
+    sizes: tuple = (0.55, 0.95)
+    empty: float = 0.0                # share of pictures without a shape
+
+
+RECIPES = {
+    "pocket-glyphs": Recipe("shape", tuple(OBJECTS)),
+    "pocket-glyphs-sketch": Recipe("shape", tuple(OBJECTS), styles=("sketch",)),
+    "pocket-glyphs-neon": Recipe("shape", tuple(OBJECTS), styles=("neon",)),
+    "pocket-glyphs-pixel": Recipe("shape", tuple(OBJECTS), styles=("pixel art",)),
+    "pocket-pieces": Recipe("shape", tuple(PIECES)),
+    "pocket-pairs": Recipe("pair", tuple(f"{c} {s}" for c in PAIR_COLOURS for s in PAIR_SHAPES)),
+    "pocket-textures": Recipe("texture", tuple(TEXTURES[1:]), shapes=tuple(SOLID), sizes=(0.8, 1.6)),
+    "pocket-scenes": Recipe("scene", tuple(SCENES), styles=tuple(STYLES), sizes=(0.5, 1.0), empty=0.2),
+    "pocket-generic": Recipe("shape", tuple(GENERIC), per_class=(64, 10, 50), styles=tuple(STYLES)),
+}
+
+
+@functools.cache
+def fingerprint():
+    """Hash over the code that draws: equal exactly when the pictures are."""
+    sources = [Path(module.__file__) for module in (world, drawing)] + [Path(__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
+def labels(name, split):
+    """Labels of a split, class by class: int64 [N]."""
+    recipe = RECIPES[name]
+    return np.repeat(np.arange(len(recipe.classes)), recipe.per_class[SPLITS.index(split)])
+
+
+def factors(name, split):
+    """The pictures of a split as `world.Factors`, in the order of `labels`."""
+    recipe, y = RECIPES[name], labels(name, split)
+    n = len(y)
+    rng = np.random.default_rng([zlib.crc32(name.encode()), SPLITS.index(split)])
+    fixed = {
+        "style": indices(recipe.styles, STYLES)[rng.integers(len(recipe.styles), size=n)],
+        "size": np.where(rng.random(n) < recipe.empty, 0.0, rng.uniform(*recipe.sizes, n)),
+    }
+    if recipe.shapes:
+        fixed["shape"] = indices(recipe.shapes, SHAPES)[rng.integers(len(recipe.shapes), size=n)]
+    if recipe.factor == "pair":
+        colour, shape = np.divmod(y, len(PAIR_SHAPES))
+        fixed["colour"], fixed["shape"] = indices(PAIR_COLOURS, COLOUR_NAMES)[colour], indices(PAIR_SHAPES, SHAPES)[shape]
+        fixed["texture"] = np.where(rng.random(n) < 0.7, 0, rng.integers(1, len(TEXTURES), n))
+    else:
+        order = {"shape": SHAPES, "texture": TEXTURES, "scene": SCENES}[recipe.factor]
+        fixed[recipe.factor] = indices(recipe.classes, order)[y]
+    return world.sample(rng, n, **fixed)
+
+
+def draw(name, split):
+    """Pixels of a split: uint8 [N, 40, 40, 3]."""
+    f = factors(name, split)
+    return np.concatenate([drawing.draw(f[i:i + 512]) for i in range(0, len(f), 512)])
+
+
+def write_captions(name, split, seed=0):
+    """A web-like caption for every picture of a split (for looking at; no data set is trained on captions)."""
+    return captions.write(factors(name, split), np.random.default_rng(seed))
+
+
+def real_digits(split):
+    """scikit-learn's 1,797 scanned digits, resized to 40 x 40: (uint8 [N, 40, 40, 3], int64 [N]).
+
+    64 a class for training and 20 for validation, in the order of the data set; the others are for testing.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    images, y = load_digits(return_X_y=True)
+    rank = np.array([np.sum(y[:i] == y[i]) for i in range(len(y))])  # how many of its class came before
+    chosen = {"train": rank < 64, "val": (rank >= 64) & (rank < 84), "test": rank >= 84}[split]
+    pixels = (images[chosen].reshape(-1, 8, 8) / 16 * 255).round().astype(np.uint8)
+    large = [Image.fromarray(p).resize((world.CANVAS, world.CANVAS), Image.Resampling.BICUBIC) for p in pixels]
+    return np.repeat(np.stack([np.asarray(p) for p in large])[..., None], 3, axis=-1), y[chosen]

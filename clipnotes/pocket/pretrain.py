@@ -1,0 +1,170 @@
+"""Contrastive pre-training of the pocket backbones from a seed, and the table that says how good they are."""
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.files import atomic_write
+from clipnotes.pocket import captions, drawing, world
+from clipnotes.pocket.model import VISION, WEIGHTS, build, prepare, tokenizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one pre-training. The rate is constant after a warm-up and falls to 0 over the last quarter.
+
+    So two runs that differ only in `steps` are the same run until the shorter one begins its fall: a longer
+    training can go on from `stable.pt`, the state at that point.
+    """
+    model: str
+    steps: int = 8000
+    seed: int = 0
+    batch: int = 128
+    lr: float = 1.5e-3
+    weight_decay: float = 0.1
+    warmup: int = 300
+    easy_until: int = 300      # steps before the curriculum starts to harden
+    hard_from: int = 2500      # full difficulty from here on
+
+    def learning_rate(self, step):
+        return self.lr * min(1, (step + 1) / self.warmup, (self.steps - step) / (self.steps - self.fall))
+
+    @property
+    def fall(self):
+        """The step at which the rate begins to fall."""
+        return self.steps * 3 // 4
+
+    def difficulty(self, step):
+        return float(np.clip((step - self.easy_until) / (self.hard_from - self.easy_until), 0, 1))
+
+
+def batch_of(recipe, step, tokenize):
+    """Pictures and tokens of one step, a function of (seed, step) alone: [B, 3, s, s] and [B, 32]."""
+    rng = np.random.default_rng([recipe.seed, step])
+    factors = world.sample_pretraining(rng, recipe.batch, recipe.difficulty(step))
+    return prepare(drawing.draw(factors), recipe.model), tokenize(captions.write(factors, rng))
+
+
+def encode_text(model, tokens):
+    """Text features [B, d]; positions behind the longest caption are left out, which a causal tower never notices."""
+    ends = tokens.argmax(1)  # the end-of-text token has the largest id
+    length = int(ends.max()) + 1
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return x[torch.arange(len(x)), ends] @ model.text_projection
+
+
+def contrastive_loss(model, images, tokens):
+    """Symmetric cross entropy over the batch's image-text similarities (CLIP, Radford et al. 2021)."""
+    image = F.normalize(model.encode_image(images).float(), dim=-1)
+    text = F.normalize(encode_text(model, tokens).float(), dim=-1)
+    logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def make_optimizer(model, recipe):
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": recipe.weight_decay},
+                              {"params": vectors, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98))
+
+
+def save_state(path, recipe, step, model, optimizer, log, seconds):
+    with atomic_write(path, "wb") as file:
+        torch.save({"recipe": asdict(recipe), "step": step, "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(), "log": log, "seconds": seconds}, file)
+
+
+def load_state(path, recipe):
+    """The saved state, or None; an error where it was made by another recipe (`steps` may grow, see `Recipe`)."""
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True)
+    saved = Recipe(**state["recipe"])
+    same = asdict(saved) | {"steps": recipe.steps} == asdict(recipe)
+    if not same or (saved.steps != recipe.steps and state["step"] > min(saved.fall, recipe.fall)):
+        raise ClipnotesError(f"{path} belongs to another recipe ({saved}); "
+                             "delete it, or give another folder, to start afresh")
+    return state
+
+
+def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200):
+    """Pre-train a pocket backbone; the state is saved every `save_every` steps and a killed run goes on from there.
+
+    model: "pocket-vit" or "pocket-rn"; out: folder for checkpoint.pt, stable.pt, NAME.safetensors and NAME.json.
+    On a CPU the batches of a seed are the same everywhere, the weights only on the same machine and torch version.
+    Returns the path of the weights. Raises ClipnotesError for an unknown model or a checkpoint of another recipe.
+    """
+    from tqdm.auto import tqdm
+
+    if model not in VISION:
+        raise ClipnotesError(f"unknown pocket model {model!r}; choose one of {', '.join(VISION)}")
+    recipe = Recipe(model, seed=seed, **({"steps": steps} if steps else {}))
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    torch.manual_seed(seed)
+    net = build(model).to(device, memory_format=torch.channels_last).train()
+    optimizer, tokenize = make_optimizer(net, recipe), tokenizer()
+    step, log, seconds = 0, [], 0.0
+    state = load_state(out / "checkpoint.pt", recipe) if resume else None
+    if state:
+        net.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, log, seconds = state["step"], state["log"], state["seconds"]
+
+    started, losses = time.monotonic() - seconds, []
+    progress = tqdm(total=recipe.steps, initial=step, desc=f"pre-training {model}", unit="step")
+    while step < recipe.steps:
+        images, tokens = batch_of(recipe, step, tokenize)
+        images = images.to(device, memory_format=torch.channels_last)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate(step)
+        with torch.autocast(device, torch.bfloat16):
+            loss = contrastive_loss(net, images, tokens.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            net.logit_scale.clamp_(0, math.log(100))
+        losses.append(loss.item())
+        step += 1
+        progress.update()
+        if step % 50 == 0:
+            log.append([step, float(np.mean(losses))])
+            progress.set_postfix(loss=f"{log[-1][1]:.3f}", scale=f"{net.logit_scale.exp().item():.1f}")
+            losses = []
+        if step % save_every == 0 or step in (recipe.fall, recipe.steps):
+            for name in ["checkpoint.pt"] + ["stable.pt"] * (step == recipe.fall):
+                save_state(out / name, recipe, step, net, optimizer, log, time.monotonic() - started)
+    progress.close()
+    return export(net, recipe, log, time.monotonic() - started, out)
+
+
+def export(net, recipe, log, seconds, out):
+    """Write NAME.safetensors (fp16) and NAME.json (recipe, pairs seen, minutes, loss curve) into `out`."""
+    from safetensors.torch import save_file
+
+    target = Path(out) / f"{recipe.model}.safetensors"
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
+    part = target.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+    os.replace(part, target)
+    record = {"recipe": asdict(recipe), "pairs": recipe.steps * recipe.batch, "minutes": round(seconds / 60, 1),
+              "threads": torch.get_num_threads(), "torch": torch.__version__, "loss": log}
+    with atomic_write(target.with_suffix(".json"), "w") as file:
+        json.dump(record, file)
+    return target
