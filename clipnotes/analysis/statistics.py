@@ -1,0 +1,18 @@
+"""Means with their uncertainty."""
+from __future__ import annotations
+
+import numpy as np
+
+
+def mean_ci(values, level=0.95):
+    """(mean, half width of the Student-t interval at `level`) of independent values; half width NaN for fewer than two.
+
+    Rows of a 2-d input [n, k] are the repetitions: the result is two arrays [k].
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 2:
+        return values.mean(0), np.full(values.shape[1:], np.nan)[()]
+    return values.mean(0), t.ppf((1 + level) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
