@@ -1,0 +1,25 @@
+"""The lab: one notebook run (`start`), self-checks (`check`), figure style, headless series, command line.
+
+The names below are imported on first use: the command line lives in this package and has to start quickly.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "start": "run",
+    "Run": "run",
+    "check": "selfcheck",
+    "PALETTE": "figures",
+    "use_style": "figures",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clipnotes.lab' has no attribute {name!r}")
+    return getattr(import_module(f"clipnotes.lab.{_HOMES[name]}"), name)
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,56 @@
+"""The model card of the pocket backbones: recipe and accuracy, computed."""
+
+import json
+
+from clipnotes.backbone.clip import POCKET
+from clipnotes.files import atomic_write
+
+INTRODUCTION = """# Model card: {names}
+
+Two small CLIPs, trained from scratch on drawn pictures and captions of the pocket world (`clipnotes.pocket.world`) and on
+nothing else: no photograph, no text from the web. They exist to study and teach adaptation methods in minutes on a CPU;
+they know nothing about real images (the `digits` row shows how far the drawn digits carry over). MIT licence.
+
+Architectures, tokenizer and preprocessing: `clipnotes/pocket/model.py` (open_clip modules, GELU, 128 dimensions). Weights
+are stored in fp16 and computed with in fp32. What pre-training never sees: the docstring of `clipnotes/pocket/world.py`.
+"""
+
+
+def transfer_tables():
+    """{model: DataFrame} of `analysis.transfer_table` over every built-in data set."""
+    from clipnotes.analysis import transfer_table
+    from clipnotes.backbone import load_clip
+    from clipnotes.data import list_datasets, load_manifest
+
+    names = [name for name in list_datasets() if load_manifest(name).built_in]
+    return {model: transfer_table(load_clip(model), names) for model in POCKET}
+
+
+def write_card(path, tables):
+    """Write the card (Markdown) from the weights' training records and the tables of `transfer_tables`."""
+    from clipnotes.pocket.model import WEIGHTS
+
+    parts = [INTRODUCTION.format(names=" and ".join(f"`{model}`" for model in tables))]
+    for model, table in tables.items():
+        record = json.loads((WEIGHTS / f"{model}.json").read_text(encoding="utf-8"))
+        recipe = ", ".join(f"{key} {value}" for key, value in record["recipe"].items() if key != "model")
+        size = (WEIGHTS / f"{model}.safetensors").stat().st_size / 1e6
+        parts += [
+            f"## {model}\n",
+            f"`clipnotes pocket pretrain {model}`; recipe: {recipe}. AdamW (0.9, 0.98), gradients clipped at 1, bfloat16 "
+            f"autocast. {record['pairs']:,} pairs in {record['minutes']:.0f} minutes on {record['threads']} CPU thread(s) "
+            f"of a shared machine, torch {record['torch']}. Final loss {record['loss'][-1][1]:.2f}. File: {size:.1f} MB.\n",
+            "Test accuracy in %, the probe as mean and standard deviation over three draws of the images "
+            "(`clipnotes pocket show` prints the same):\n",
+            markdown(table),
+        ]
+    with atomic_write(path) as stream:
+        stream.write("\n".join(parts))
+
+
+def markdown(table):
+    """A DataFrame as a Markdown table, its index as the first column."""
+    rows = table.reset_index().astype(str).values.tolist()
+    head = [table.index.name, *table.columns]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

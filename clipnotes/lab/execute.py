@@ -1,0 +1,117 @@
+"""Run one notebook headlessly: papermill plus strictness, atomic results, a page with alternative texts."""
+
+import os
+import time
+from pathlib import Path
+
+import clipnotes
+from clipnotes.errors import ClipnotesError
+from clipnotes.files import atomic_write
+from clipnotes.lab.parameters import check
+from clipnotes.lab.run import read_facts, write_facts
+
+
+def overrides(notebook, values):
+    """Return `values` (a dict) checked for `notebook`, file names made absolute: they hold in any folder."""
+    if "out" in values:
+        raise ClipnotesError(f"Parameter out is {values['out']!r}, but is set by the option --out: use that.")
+    files = {parameter.name for parameter in notebook.parameters if parameter.domain == "file"}
+    checked = check(notebook.parameters, values)
+    return {name: str(Path(v).absolute()) if name in files and v else v for name, v in checked.items()}
+
+
+def completed(notebook, parameters, out):
+    """Return the facts in OUT/run.json if this very run is complete there, else None.
+
+    It is when the notebook's code, all effective parameters and the package version are the same and every
+    file is in place. `out` itself is no matter: results may have been moved.
+    """
+    facts = read_facts(out)
+    effective = {p.name: p.default for p in notebook.parameters} | parameters
+    same = (
+        facts.get("status") == "complete"
+        and facts.get("code_hash") == notebook.code_hash
+        and facts.get("versions", {}).get("clipnotes") == clipnotes.__version__
+        and facts.get("parameters", {}) | {"out": ""} == effective | {"out": ""}
+    )
+    if not same:
+        return None
+    names = ["notebook.ipynb", "notebook.html", *facts["files"]]
+    return facts if all((Path(out) / name).is_file() for name in names) else None
+
+
+def run_notebook(notebook, parameters, out, leave_bar=True):
+    """Execute `notebook` with checked `parameters` (see `overrides`) and return the facts of OUT/run.json.
+
+    Their "status" is "complete", or "failed" with "error" as one line; the executed notebook and its page lie
+    in OUT either way. The kernel starts in the current folder, with the interpreter that runs this.
+    """
+    out = Path(out)
+    if "out" not in {parameter.name for parameter in notebook.parameters}:
+        raise ClipnotesError(f'{notebook.name} has no parameter out: add `out: str = ""` to its parameters.')
+    old_files = read_facts(out).get("files", [])  # lab.start removes them
+    for name in ("notebook.ipynb", "notebook.html"):
+        (out / name).unlink(missing_ok=True)
+    values = parameters | {"out": out.as_posix()}
+    facts = {"notebook": notebook.name, "status": "running", "parameters": values, "files": old_files}
+    write_facts(out, facts)
+    began = time.perf_counter()
+    try:
+        _execute(notebook, values, out, leave_bar)
+        error = None if read_facts(out)["status"] == "complete" else "the notebook never called run.finish()"
+    except BaseException as exception:
+        error = _last_line(exception)
+        if not isinstance(exception, Exception):  # Ctrl-C stops a whole study
+            raise
+    finally:
+        # all the time it took, with the start of the kernel and the imports
+        facts = read_facts(out) | {"seconds": round(time.perf_counter() - began, 1)}
+        write_facts(out, facts | ({"status": "failed", "error": error} if error else {}))
+    write_page(out, notebook.question)
+    return read_facts(out)
+
+
+def _execute(notebook, values, out, leave_bar):
+    import papermill
+
+    # A kernel that a user once registered as "python3" may belong to another environment; ours comes first.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    partial = out / "notebook.partial.ipynb"
+    # disable=None: no bar where output does not go to a terminal
+    bar = {"desc": notebook.name, "leave": leave_bar, "disable": None}
+    try:
+        papermill.execute_notebook(
+            str(notebook.path),
+            str(partial),
+            parameters=values,
+            kernel_name="python3",
+            progress_bar=bar,
+            extra_arguments=["--log-level=ERROR"],  # the kernel's own chatter, not the notebook's
+        )
+    finally:
+        if partial.exists():
+            os.replace(partial, out / "notebook.ipynb")
+
+
+def _last_line(exception):
+    """The one line that says what went wrong: of the notebook's own error where there is one."""
+    name = getattr(exception, "ename", type(exception).__name__)
+    message = str(getattr(exception, "evalue", exception)).strip().splitlines()
+    return f"{name}: {message[-1]}" if message else name
+
+
+def write_page(out, title):
+    """Write OUT/notebook.html from OUT/notebook.ipynb, if there is one.
+
+    The template is classic, since nbconvert's default one drops alternative texts.
+    """
+    from nbconvert import HTMLExporter
+
+    source = Path(out) / "notebook.ipynb"
+    if not source.is_file():
+        return
+    page, _ = HTMLExporter(template_name="classic").from_filename(
+        str(source), resources={"metadata": {"name": title}}
+    )
+    with atomic_write(Path(out) / "notebook.html") as stream:
+        stream.write(page)

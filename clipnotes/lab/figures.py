@@ -1,0 +1,48 @@
+"""One figure style for the whole study, and a figure's way to disk."""
+
+import io
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from PIL import Image
+
+from clipnotes.files import atomic_write
+
+# Fixed roles keep their colour in every notebook. Each has a contrast of at least 3:1 on white, and the two
+# of a pair differ in lightness or along blue-orange, which the common forms of colour blindness leave apart.
+PALETTE = {
+    "paired": "#0072B2",
+    "unpaired": "#D55E00",
+    "image": "#00745B",
+    "text": "#B0559A",
+    "clean": "#404040",
+    "noisy": "#A67C00",
+}
+
+LARGE = 100_000  # bytes
+
+
+def use_style():
+    """Apply the style sheet; seaborn's drawings follow it too."""
+    plt.style.use(Path(__file__).with_name("clipnotes.mplstyle"))
+
+
+def save_figure(figure, folder, name):
+    """Write folder/name.png and .svg atomically, equal figures as equal bytes; return the PNG's bytes."""
+    images = {"png": _small_png(figure), "svg": io.BytesIO()}
+    figure.savefig(images["svg"], format="svg", metadata={"Date": None})
+    for kind, buffer in images.items():
+        with atomic_write(folder / f"{name}.{kind}", "wb") as stream:
+            stream.write(buffer.getvalue())
+    return images["png"].getvalue()
+
+
+def _small_png(figure):
+    """A PNG, of at most 256 colours if it is large: executed notebooks must stay light in a repository."""
+    drawn, reduced = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    if drawn.tell() <= LARGE:
+        return drawn
+    picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(reduced, format="png", optimize=True)
+    return reduced

@@ -1,0 +1,98 @@
+"""Our records beside the papers' own numbers."""
+
+import re
+
+import pandas as pd
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.paths import manifests_dir
+
+# What the papers and their users call our methods.
+_ALIASES = {
+    "zeroshotclip": "zeroshot",
+    "tipadaptertrainingfree": "tipadapter",
+    "ptnlprompttuning": "prompttuning",
+    "coopprompttuning": "prompttuning",
+    "clipprompttuning": "prompttuning",
+    "coop": "prompttuning",
+    "cliplinearprobe": "linearprobe",
+}
+_SHOWN = ["item", "dataset", "backbone", "method", "loss", "shots", "noise_rate", "metric"]
+
+
+def paper_numbers(paper):
+    """Return the rows of data_manifests/papers/PAPER.csv as text, empty where nothing is stated."""
+    path = manifests_dir() / "papers" / f"{paper}.csv"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
+        raise ClipnotesError(f"There is no paper {paper!r}; known are: {names}.")
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def compare(paper, records, item, **filters):
+    """Return the paper's rows for `item` with our mean ± standard deviation (n) of the matching records.
+
+    paper: "imo", "ptnl" or "measured" (our own, on public features). records: tidy rows as `Run.records` gives
+    them. item: text that the paper's item
+    contains as whole words, such as "Table 3". filters: column=value on the paper's rows.
+    A record matches when metric, dataset, method, loss, shots and noise rate agree. Names are compared
+    without case and punctuation; accuracies and rates are in percent, as the papers give them. Models may
+    differ: theirs is in the column backbone, ours in our_model.
+    ClipnotesError: no row fits; it lists what there is.
+    """
+    rows = paper_numbers(paper)
+    words = re.compile(rf"(?<!\w){re.escape(item)}(?!\w)", re.IGNORECASE)
+    rows = _chosen(rows, "item", item, rows["item"].map(lambda text: bool(words.search(text))))
+    for column, value in filters.items():
+        if column not in rows:
+            raise ClipnotesError(f"Unknown filter {column!r}; the columns are: {', '.join(rows.columns)}.")
+        rows = _chosen(rows, column, value, rows[column].map(_name) == _name(value))
+    ours = pd.DataFrame([_ours(row, records) for row in rows.to_dict("records")], index=rows.index)
+    paper_value = rows.apply(lambda row: _with_spread(row["value"], row["std"], row["n_seeds"]), axis=1)
+    return pd.concat(
+        [rows[_SHOWN], paper_value.rename("paper"), rows["status"], ours, rows["note"]], axis=1
+    ).reset_index(drop=True)
+
+
+def _chosen(rows, column, value, mask):
+    if mask.any():
+        return rows[mask]
+    there = ", ".join(sorted(set(rows[column]) - {""}))
+    raise ClipnotesError(f"The paper's numbers have no {column} {value!r}; there are: {there}.")
+
+
+def _ours(row, records):
+    if len(records):
+        records = records[[_matches(row, record) for record in records.to_dict("records")]]
+    if not len(records):
+        return {"ours": "", "our_model": ""}
+    values = records["value"] * (100 if "accuracy" in row["metric"] else 1)
+    spread = f"{values.std():.2f}" if len(values) > 1 else ""
+    models = ", ".join(dict.fromkeys(map(str, records["model"])))
+    return {"ours": _with_spread(f"{values.mean():.2f}", spread, len(values)), "our_model": models}
+
+
+def _matches(row, record):
+    return (
+        row["metric"] == record["metric"]
+        and _name(row["dataset"]) == _name(record["dataset"])
+        and _name(row["method"]) == _name(record["method"])
+        # where no loss is stated, it is the ordinary one
+        and (_name(row["loss"]) or "ce") == (_name(record["loss"]) or "ce")
+        and _number(row["shots"]) == _number(record["shots"])
+        and _number(row["noise_rate"]) == round(100 * _number(record["noise_rate"]), 6)
+    )
+
+
+def _name(value):
+    plain = re.sub(r"[^a-z0-9+]", "", "" if value is None else str(value).lower())
+    return _ALIASES.get(plain, plain)
+
+
+def _number(value):
+    """No shots and no noise are written as 0 or left empty."""
+    return 0.0 if value is None or value == "" or value != value else float(value)
+
+
+def _with_spread(value, spread, n):
+    return f"{value} ± {spread}" * bool(spread) + f"{value}" * (not spread) + f" (n {n})" * bool(n)

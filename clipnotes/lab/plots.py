@@ -1,0 +1,61 @@
+"""Drawings that several notebooks share: picture grids, overlap histograms, ranked dots."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from clipnotes.lab.figures import PALETTE
+
+
+def image_grid(rows, labels, titles=None, width=7.0):
+    """A figure of pictures in rows: `rows` a list of arrays [C, H, W, 3], `labels` one text a row.
+
+    titles: texts above the pictures, a list a row, or None.
+    """
+    columns = max(len(row) for row in rows)
+    side = width / (columns + 1.6)  # the labels take the place of 1.6 pictures
+    height = len(rows) * side * (1.0 if titles is None else 1.35)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
+    for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        for c, ax in enumerate(axes[r]):
+            ax.axis("off")
+            if c < len(row):
+                ax.imshow(row[c], interpolation="nearest")
+                if titles is not None:
+                    ax.set_title(titles[r][c], fontsize=9, loc="center", pad=2)
+        axes[r, 0].text(
+            -0.12, 0.5, label, transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=11
+        )
+    return figure
+
+
+def draw_overlap(ax, result, names=("same class", "different class"), colours=("paired", "unpaired")):
+    """Both histograms of an `analysis.Overlap` on one axis, the shared area hatched and written out.
+
+    A peak five times as high as the other histogram is cut off and its height written beside it.
+    """
+    for share, name, colour in zip((result.paired, result.unpaired), names, colours, strict=True):
+        ax.stairs(share, result.edges, color=PALETTE[colour], linewidth=1.8, label=name)
+    shared = np.minimum(result.paired, result.unpaired)
+    label = f"overlap area {result.area:.2f}"
+    ax.stairs(shared, result.edges, fill=True, color="0.85", hatch="///", edgecolor="0.55", linewidth=0, label=label)
+    seen = np.flatnonzero(result.paired + result.unpaired > 1e-4)
+    margin = 0.04
+    ax.set_xlim(max(-1, result.edges[seen[0]] - margin), min(1, result.edges[seen[-1] + 1] + margin))
+    low, high = sorted([result.paired.max(), result.unpaired.max()])
+    ax.set_ylim(0, 1.08 * min(high, 5 * low))
+    if high > 5 * low:
+        place = result.centres[(result.paired + result.unpaired).argmax()]
+        ax.annotate(f"up to {high:.2f}", (place, 5 * low), xytext=(-8, -4), textcoords="offset points", ha="right", va="top")
+    ax.set(xlabel="cosine similarity", ylabel="share of the pairs in a bin")
+    ax.legend(loc="upper left" if high > 5 * low else "best")
+
+
+def ranked_dots(ax, names, values, low, high, colour, xlabel):
+    """Values with intervals, one line a name, smallest at the top: a chart that stays readable with many names."""
+    places = np.arange(len(names))
+    ax.hlines(places, low, high, color=colour, linewidth=3, alpha=0.45)
+    ax.plot(values, places, "o", color=colour, markersize=7)
+    ax.set_yticks(places, names)
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.grid(axis="y", visible=False)

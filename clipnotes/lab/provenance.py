@@ -1,0 +1,63 @@
+"""What a result depends on beside its parameters: versions, commit, random seeds."""
+
+import os
+import platform
+import random
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+import clipnotes
+from clipnotes.paths import checkout_dir
+
+_PACKAGES = [
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "matplotlib",
+    "seaborn",
+]
+
+
+def versions():
+    """Return {name: version} of Python, clipnotes and the packages whose numbers end up in results."""
+    found = {"python": platform.python_version(), "clipnotes": clipnotes.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit():
+    """Return the commit of the checkout, with "-dirty" when files differ from it; "" outside one."""
+    root = checkout_dir()
+    if root is None:
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet
+        return ""
+    return done.stdout.strip()
+
+
+def seed_everything(seed):
+    """Seed python, numpy and torch, and ask torch for deterministic kernels.
+
+    Where torch has no deterministic kernel it warns instead of failing, since a slightly different last digit
+    on a GPU is better than no result.
+    """
+    import numpy as np
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,271 @@
+"""One notebook run: parameters checked, seeds set, records and figures on disk, all that repeating it needs.
+
+A notebook uses it so:
+
+    run = lab.start("02_intra_modal_overlap", globals())      # in the cell after the parameters
+    run.record(metric="overlap_area", value=0.44)
+    run.figure("fig2_overlap", figure, alt="Two histograms that overlap by 44 %.", data=frame)
+    run.finish()                                              # in the last cell
+"""
+
+import json
+import re
+import time
+from html import escape
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython import get_ipython
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.files import atomic_write
+from clipnotes.lab import papers
+from clipnotes.lab.figures import save_figure, use_style
+from clipnotes.lab.parameters import check
+from clipnotes.lab.provenance import git_commit, seed_everything, versions
+from clipnotes.lab.series import Notebook, find
+from clipnotes.lab.show import short_path, show, show_table
+
+KEYS = ["dataset", "model", "method", "loss", "q", "shots", "noise_kind", "noise_rate", "seed"]
+COLUMNS = ["notebook", *KEYS, "metric", "value"]
+
+
+def start(name, namespace):
+    """Begin the run of the notebook `name`; `namespace` is its globals(), after the parameters cell.
+
+    Checks every parameter, seeds everything, applies the figure style, makes the out folder, writes run.json
+    and shows parameters and versions. Returns the Run. ClipnotesError: an unknown notebook or a bad value.
+    """
+    notebook = _source(name)
+    missing = [p.name for p in notebook.parameters if p.name not in namespace]
+    if missing:
+        raise ClipnotesError(f"Parameter {missing[0]} has no value: run the parameters cell first.")
+    values = check(notebook.parameters, {p.name: namespace[p.name] for p in notebook.parameters})
+    seeds = values.get("seeds") or [0]
+    seed_everything(values.get("seed", seeds[0]))
+    use_style()
+    run = Run(notebook, values)
+    run.describe()
+    return run
+
+
+def _source(name):
+    """The declared parameters come from the file: in the kernel, values may already be overridden."""
+    here = Path(f"{name}.ipynb")
+    try:
+        return find(name)
+    except ClipnotesError:
+        if here.is_file():
+            return Notebook(here)
+        raise
+
+
+class Run:
+    """Made by `start`. `out` is the folder of its files, `parameters` the values in use."""
+
+    def __init__(self, notebook, parameters):
+        self.notebook = notebook
+        self.parameters = parameters
+        self.out = Path(parameters.get("out") or f"runs/{notebook.name}")
+        self._rows = []  # pairs of a row and the id of the cell that recorded it
+        self._figures = {}  # id: {"id", "alt", "caption", "cell"}
+        self._takeaways = []  # {"text", "cell"}
+        self._cell = None
+        self._unsaved = False
+        self._began = time.perf_counter()
+        self._remove_old_files()
+        self._facts = {
+            "notebook": notebook.name,
+            "status": "running",
+            "parameters": parameters,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "code_hash": notebook.code_hash,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        self._write_facts()
+        self.flush()
+        _follow_cells(self)
+
+    def describe(self):
+        """Show the parameters, changed ones marked in words, and the versions."""
+        defaults = {p.name: p.default for p in self.notebook.parameters}
+        rows = []
+        for parameter in self.notebook.parameters:
+            name, value, default = parameter.name, self.parameters[parameter.name], defaults[parameter.name]
+            if name == "out":
+                value, default = self.out.as_posix(), f"runs/{self.notebook.name}"
+            changed = "" if value == default else f" (default {_short(default)})"
+            rows.append((name, f"{_short(value)}{changed}", parameter.help))
+        used = ", ".join(f"{name} {number}" for name, number in self._facts["versions"].items())
+        text = "\n".join(f"{name:<16} {value:<24} {help}" for name, value, help in rows)
+        cells = "".join(
+            f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td><td>{escape(help)}</td></tr>'
+            for name, value, help in rows
+        )
+        html = (
+            f"<table><caption>Parameters of this run</caption><thead><tr><th>name</th><th>value</th>"
+            f"<th>meaning</th></tr></thead><tbody>{cells}</tbody></table><p>{escape(used)}</p>"
+        )
+        show(f"Parameters of this run\n{text}\n{used}", html=html)
+
+    def record(self, *, metric, value, **keys):
+        """Add one tidy row.
+
+        metric: what was measured ("accuracy" in [0, 1], ...). value: a number. keys: any of dataset, model,
+        method, loss, q, shots, noise_kind, noise_rate, seed, or further columns; one of these left out
+        is taken from the scalar parameter of that name, else left empty.
+        Rows reach results.csv when the cell ends, even if it fails.
+        """
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ClipnotesError(
+                f"The value of {metric} is {value!r}, but must be a single number."
+            ) from None
+        scalars = {key: v for key, v in self.parameters.items() if key in KEYS and not isinstance(v, list)}
+        row = {"notebook": self.notebook.name} | scalars | keys | {"metric": metric, "value": number}
+        self._rows.append((row, self._cell))
+        self._unsaved = True
+        if get_ipython() is None:  # no cell whose end could be awaited
+            self.flush()
+
+    @property
+    def records(self):
+        """All rows so far as a data frame: the fixed columns first, then further keys as they came."""
+        frame = pd.DataFrame([row for row, _ in self._rows])
+        further = [column for column in frame.columns if column not in COLUMNS]
+        return frame.reindex(columns=COLUMNS + further)
+
+    def figure(self, id, figure, *, alt, data, caption="", table=False):
+        """Write figures/ID.png, .svg and .csv, show the picture with its alternative text, close the figure.
+
+        id: lower-case letters, digits and underscores, once a run. alt: a sentence saying what is to be seen.
+        data: data frame of the numbers drawn. caption: shown below. table: show the numbers as a table too.
+        """
+        self._check_figure(id, alt, data)
+        png = save_figure(figure, self.out / "figures", id)
+        with atomic_write(self.out / "figures" / f"{id}.csv") as stream:
+            data.to_csv(stream, index=not isinstance(data.index, pd.RangeIndex), lineterminator="\n")
+        self._figures[id] = {"id": id, "alt": alt, "caption": caption, "cell": self._cell}
+        self.flush()
+        self._write_facts()
+        plt.close(figure)
+        show(alt, png=png)
+        if caption:
+            show(caption, html=f"<p><em>{escape(caption)}</em></p>")
+        if table:
+            show_table(data)
+
+    def compare(self, paper, item, **filters):
+        """Show the paper's numbers for `item`, with their status and note, beside our matching records.
+
+        paper, item, filters: see `clipnotes.lab.papers.compare`, which returns the frame.
+        """
+        frame = papers.compare(paper, self.records, item, **filters)
+        show_table(frame, f"{item}: the paper's numbers and ours.", rows=60)
+
+    def takeaway(self, text):
+        """Show one sentence drawn from the numbers above it, and keep it for the contents page.
+
+        Write it so that it holds whatever the numbers are: values, not verdicts that a rerun could belie.
+        """
+        self._takeaways.append({"text": text, "cell": self._cell})
+        self._write_facts()
+        show(f"Takeaway: {text}", html=f"<p><strong>Takeaway.</strong> {escape(text)}</p>")
+
+    def finish(self):
+        """Mark the run complete and say where its results lie. Belongs into the last cell."""
+        self.flush()
+        seconds = round(time.perf_counter() - self._began, 1)
+        self._facts |= {"status": "complete", "seconds": seconds}
+        self._write_facts()
+        # the seconds stay in run.json, so that the committed notebook does not change with every run
+        show(
+            f"{self.notebook.name} is complete. Records: {len(self._rows)}. Figures: {len(self._figures)}. "
+            f"Results: {short_path(self.out)}"
+        )
+
+    def flush(self):
+        """Write results.csv with all records so far."""
+        with atomic_write(self.out / "results.csv") as stream:
+            self.records.to_csv(stream, index=False, lineterminator="\n")
+        self._unsaved = False
+
+    def _check_figure(self, id, alt, data):
+        if not re.fullmatch(r"[a-z0-9_]+", id):
+            raise ClipnotesError(
+                f"The figure id is {id!r}; use lower-case letters, digits and underscores only."
+            )
+        if id in self._figures:
+            raise ClipnotesError(f"The figure id {id!r} is taken in this run: choose another one.")
+        if not isinstance(alt, str) or len(alt.split()) < 3:
+            raise ClipnotesError(
+                f"The alt text of figure {id} is {alt!r}: say in a sentence what the figure shows."
+            )
+        if not isinstance(data, pd.DataFrame):
+            raise ClipnotesError(
+                f"The data of figure {id} is a {type(data).__name__}: pass the drawn numbers as a data frame."
+            )
+
+    def _remove_old_files(self):
+        """Remove what an earlier run left here, and nothing else that a chosen folder may hold."""
+        for name in read_facts(self.out).get("files", []):
+            if re.fullmatch(r"results\.csv|figures/[a-z0-9_]+\.(png|svg|csv)", name):
+                (self.out / name).unlink(missing_ok=True)
+
+    def _write_facts(self):
+        names = [f"figures/{id}.{kind}" for id in self._figures for kind in ("png", "svg", "csv")]
+        figures = [{key: f[key] for key in ("id", "alt", "caption")} for f in self._figures.values()]
+        takeaways = [takeaway["text"] for takeaway in self._takeaways]
+        self._facts |= {"files": ["results.csv", *names], "figures": figures, "takeaways": takeaways}
+        write_facts(self.out, self._facts)
+
+    def _cell_begins(self, info):
+        """A cell that is run again replaces what it recorded and drew before, as in the reader's mind."""
+        self._cell = info.cell_id
+        if self._cell is not None:
+            self._rows = [(row, cell) for row, cell in self._rows if cell != self._cell]
+            self._figures = {id: f for id, f in self._figures.items() if f["cell"] != self._cell}
+            self._takeaways = [t for t in self._takeaways if t["cell"] != self._cell]
+
+    def _cell_ends(self, result):
+        if self._unsaved:
+            self.flush()
+
+
+_followed = None
+
+
+def _follow_cells(run):
+    """Let `run`, and no earlier run of this kernel, hear when cells begin and end."""
+    global _followed
+    shell = get_ipython()
+    if shell is None:
+        return
+    if _followed is not None:
+        shell.events.unregister("pre_run_cell", _followed._cell_begins)
+        shell.events.unregister("post_run_cell", _followed._cell_ends)
+    shell.events.register("pre_run_cell", run._cell_begins)
+    shell.events.register("post_run_cell", run._cell_ends)
+    _followed = run
+
+
+def _short(value):
+    return short_path(value) if isinstance(value, str) and Path(value).is_absolute() else str(value)
+
+
+def read_facts(out):
+    """Return the content of OUT/run.json, {} where there is none that can be read."""
+    try:
+        return json.loads((Path(out) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_facts(out, facts):
+    """Write OUT/run.json."""
+    with atomic_write(Path(out) / "run.json") as stream:
+        json.dump(facts, stream, indent=2, ensure_ascii=False)
+        stream.write("\n")

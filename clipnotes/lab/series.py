@@ -1,0 +1,69 @@
+"""The numbered series: find a notebook, read its question, its facts and the hash of its code."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.lab.parameters import read_parameters
+from clipnotes.paths import notebooks_dir
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook file of the series, known by its name `NN_slug`."""
+
+    path: Path
+
+    @property
+    def name(self):
+        return self.path.stem
+
+    @property
+    def number(self):
+        return self.name.split("_")[0]
+
+    @cached_property
+    def content(self):
+        return json.loads(self.path.read_text(encoding="utf-8"))
+
+    @property
+    def question(self):
+        """The text of the first H1, which is the notebook's question; its name where it has none."""
+        for cell in self.content["cells"]:
+            for line in "".join(cell["source"]).splitlines():
+                if cell["cell_type"] == "markdown" and line.startswith("# "):
+                    return line[2:].strip()
+        return self.name
+
+    @property
+    def facts(self):
+        """What the authors say of it: {"reproduces": text, "minutes": number, "needs": text}."""
+        return self.content["metadata"].get("clipnotes", {})
+
+    @property
+    def code_hash(self):
+        """A hash over the code cells: prose and outputs may change without making a result stale."""
+        sources = ["".join(cell["source"]) for cell in self.content["cells"] if cell["cell_type"] == "code"]
+        return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+    @cached_property
+    def parameters(self):
+        return read_parameters(self.path)
+
+
+def series():
+    """Return the notebooks of the series in order: files named NN_slug.ipynb."""
+    return [Notebook(path) for path in sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb"))]
+
+
+def find(key):
+    """Return the notebook whose number ("02" or "2") or name is `key`; ClipnotesError lists what exists."""
+    notebooks = series()
+    for notebook in notebooks:
+        if key in (notebook.name, notebook.path.name) or str(key).zfill(2) == notebook.number:
+            return notebook
+    names = ", ".join(notebook.name for notebook in notebooks) or "none"
+    raise ClipnotesError(f"There is no notebook {key!r}; the series in {notebooks_dir()} has: {names}.")

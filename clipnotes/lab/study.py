@@ -1,0 +1,83 @@
+"""The series in order, headless: presets, resuming, a summary and a contents page."""
+
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.lab.commit import commit_outputs
+from clipnotes.lab.contents import write_contents
+from clipnotes.lab.execute import completed, overrides, run_notebook
+from clipnotes.lab.parameters import load_yaml
+from clipnotes.lab.series import find, series
+from clipnotes.paths import notebooks_dir
+
+
+def study(preset="pocket", only=(), resume=False, out="runs/study", update=False):
+    """Run the notebooks of the series, each into OUT/NAME, and return the list of their facts.
+
+    preset: a file of notebooks/presets. only: numbers or names, empty for all. resume: keep complete ones.
+    update: write the outputs back into the notebooks (see `commit_outputs`). Everything is checked before
+    anything runs; a notebook that fails does not stop the rest. OUT/index.html is written after each one.
+    """
+    notebooks = [find(key) for key in only] if only else series()
+    if not notebooks:
+        raise ClipnotesError(
+            f"There are no notebooks in {notebooks_dir()}: CLIPNOTES_NOTEBOOKS names another folder."
+        )
+    settings = read_preset(preset)
+    out, results = Path(out), []
+    with tqdm(notebooks, unit="notebook", desc=f"study ({preset})", disable=None) as bar:
+        for notebook in bar:
+            bar.set_postfix_str(notebook.name)
+            folder, parameters = out / notebook.name, settings[notebook.name]
+            kept = completed(notebook, parameters, folder) if resume else None
+            facts = kept or run_notebook(notebook, parameters, folder, leave_bar=False)
+            results.append(facts | {"kept": kept is not None})
+            if update and facts["status"] == "complete":
+                commit_outputs(folder / "notebook.ipynb", notebook.path)
+            write_contents(out, preset)
+    return results
+
+
+def summary(results):
+    """Return the results of `study` as a plain-text table."""
+    rows = [
+        {
+            "notebook": facts["notebook"],
+            "status": "complete (kept)" if facts["kept"] else facts["status"],
+            "seconds": facts["seconds"],
+            "error": facts.get("error", ""),
+        }
+        for facts in results
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
+
+
+def read_preset(name):
+    """Return {notebook name: checked parameters} for the whole series.
+
+    The file maps "*" to parameters for every notebook that has them, and a notebook's number to its own,
+    which go first. ClipnotesError: no such preset, notebook or parameter, or a bad value.
+    """
+    folder = notebooks_dir() / "presets"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+        raise ClipnotesError(f"There is no preset {name!r}; {folder} has: {names}.")
+    content = load_yaml(path.read_text(encoding="utf-8")) or {}
+    shared = content.pop("*", None) or {}
+    own = {find(key).name: values or {} for key, values in content.items()}
+    declared = {notebook.name: {p.name for p in notebook.parameters} for notebook in series()}
+    unused = set(shared) - set().union(*declared.values())
+    if unused:
+        raise ClipnotesError(f"Preset {name} sets {sorted(unused)[0]!r} under '*', but no notebook has it.")
+    settings = {}
+    for notebook in series():
+        common = {key: value for key, value in shared.items() if key in declared[notebook.name]}
+        try:
+            settings[notebook.name] = overrides(notebook, common | own.get(notebook.name, {}))
+        except ClipnotesError as error:
+            raise ClipnotesError(f"Preset {name}, notebook {notebook.name}: {error}") from None
+    return settings

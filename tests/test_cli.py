@@ -1,0 +1,128 @@
+"""The command line: what it prints, refuses and returns."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from clipnotes.lab.cli import main
+
+
+def cli(capsys, *arguments):
+    """Return (exit code, stdout, stderr) of `clipnotes ARGUMENTS`."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    output = capsys.readouterr()
+    return caught.value.code, output.out, output.err
+
+
+def test_list_shows_question_facts_and_parameters(toy_notebook, capsys):
+    code, out, _ = cli(capsys, "list")
+    assert code == 0
+    assert "01  What does 01_toy show?" in out and "02  What does 02_more show?" in out
+    assert "reproduces: nothing" in out and "minutes: 0.1" in out
+    assert "rate: float = 0.1" in out and "learning rate [0..1]" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("run", "01", "-p", "shot=2"), "Error: Unknown parameter 'shot'; did you mean 'shots'?"),
+        (("run", "01", "-p", "shots=many"), "Error: Parameter shots is 'many' (str), but must be int"),
+        (("run", "01", "-p", "shots=99"), "Error: Parameter shots is 99; allowed: values from 1 up to 16."),
+        (("run", "01", "-p", "shots"), "Error: Option -p is 'shots', but must be NAME=VALUE"),
+        (("run", "01", "-p", "features=no.npz"), "Error: Parameter features is 'no.npz'"),
+        (("run", "01", "-p", "out=x"), "Error: Parameter out is 'x', but is set by the option --out"),
+        (("run", "09"), "Error: There is no notebook '09'"),
+        (("study", "--preset", "huge"), "Error: There is no preset 'huge'"),
+        (("study", "--only", "01,09"), "Error: There is no notebook '09'"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_runs(toy_notebook, capsys, arguments, message):
+    code, _, err = cli(capsys, *arguments)
+    assert code == 2
+    assert err.startswith(message) and err.count("\n") == 1
+    assert not list(Path.cwd().iterdir())
+
+
+def test_run_passes_parameters_and_reports_a_failure(toy_notebook, capsys):
+    Path("bank.npz").touch()
+    Path("01_toy.break").touch()
+    arguments = ("run", "01", "-p", "shots=2", "-p", "seeds=[5]", "-p", "features=bank.npz", "--out", "out")
+    code, _, err = cli(capsys, *arguments)
+    assert code == 1
+    assert "01_toy failed: KeyError: 'broken" in err and "The executed notebook: out/notebook.ipynb" in err
+    parameters = json.loads(Path("out/run.json").read_text())["parameters"]
+    assert (parameters["shots"], parameters["seeds"]) == (2, [5])
+    assert parameters["features"] == str(Path("bank.npz").absolute())
+    assert pd.read_csv("out/results.csv")["seed"].tolist() == [5]
+    page = Path("out/notebook.html").read_text()
+    assert "2 (default 4)" in page
+
+
+def test_plain_papermill_works_as_well(toy_notebook):
+    papermill = [sys.executable, "-m", "papermill"]
+    shown = subprocess.run(
+        [*papermill, "--help-notebook", toy_notebook], capture_output=True, text=True
+    ).stdout
+    assert "shots: int (default 4)" in shown and "images a class" in shown
+    command = [
+        *papermill,
+        toy_notebook,
+        "out.ipynb",
+        "-k",
+        "python3",
+        "-p",
+        "shots",
+        "3",
+        "--no-progress-bar",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    facts = json.loads(Path("runs/01_toy/run.json").read_text())
+    assert facts["status"] == "complete" and facts["parameters"]["shots"] == 3
+
+
+def test_data_commands(monkeypatch, capsys):
+    manifest = SimpleNamespace(
+        title="Digits",
+        splits={"train": 10, "test": 5},
+        classes=["0", "1"],
+        licence="MIT",
+        status=lambda root: root,
+    )
+    stub = SimpleNamespace(
+        list_datasets=lambda: ["digits"],
+        load_manifest=lambda name: manifest,
+        check_dataset=lambda name, root: [f"{root}/{name} is missing"] if root == "nowhere" else [],
+    )
+    monkeypatch.setitem(sys.modules, "clipnotes.data", stub)
+    monkeypatch.setenv("CLIPNOTES_DATA", "elsewhere")
+    code, out, _ = cli(capsys, "data", "list")
+    assert (
+        code == 0
+        and "digits" in out
+        and "elsewhere" in out
+        and "train 10, test 5" in out
+        and "2 classes" in out
+    )
+    assert cli(capsys, "data", "check", "digits")[:2] == (0, "digits is whole.\n")
+    code, _, err = cli(capsys, "data", "check", "digits", "--data-root", "nowhere")
+    assert (code, err) == (1, "nowhere/digits is missing\n")
+
+
+def test_pocket_commands(monkeypatch, capsys):
+    calls = []
+    stub = SimpleNamespace(
+        pretrain=lambda *args, **settings: calls.append((args, settings)),
+        report=lambda: pd.DataFrame({"dataset": ["digits"], "zero_shot": [0.41]}),
+    )
+    monkeypatch.setitem(sys.modules, "clipnotes.pocket.pretrain", stub)
+    assert cli(capsys, "pocket", "pretrain", "--model", "pocket-rn", "--steps", "3", "--fresh")[0] == 0
+    settings = {"steps": 3, "seed": 0, "device": "auto", "resume": False}
+    assert calls == [(("pocket-rn", "runs/pocket-rn"), settings)]
+    code, out, _ = cli(capsys, "pocket", "show")
+    assert code == 0 and "digits" in out and "0.41" in out

@@ -1,0 +1,211 @@
+"""A notebook run: what start, record, figure, compare and finish leave on disk and show."""
+
+import json
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipnotes import lab
+from clipnotes.errors import ClipnotesError
+from clipnotes.lab import papers
+
+matplotlib.use("Agg")
+VALUES = dict(shots=4, rate=0.1, loss="ce", seeds=[1, 2], flip=False, features="", out="")
+ALT = "A line that rises with the seed."
+
+
+@pytest.fixture
+def run(toy_notebook):
+    return lab.start("01_toy", dict(VALUES, out="results"))
+
+
+def draw():
+    figure, axes = matplotlib.pyplot.subplots()
+    axes.plot([1, 2])
+    return figure
+
+
+def facts(run):
+    return json.loads((run.out / "run.json").read_text())
+
+
+def test_start_writes_what_a_repeat_needs_and_shows_the_parameters(toy_notebook, capsys):
+    run = lab.start("01_toy", dict(VALUES, shots=8, unrelated="x"))
+    assert run.out.as_posix() == "runs/01_toy"
+    assert facts(run)["status"] == "running"
+    assert facts(run)["parameters"] == VALUES | {"shots": 8}
+    assert facts(run)["versions"]["torch"] and len(facts(run)["code_hash"]) == 64
+    shown = capsys.readouterr().out
+    assert "8 (default 4)" in shown and "images a class" in shown and "clipnotes 0" in shown
+    assert str(toy_notebook.parent.parent) not in shown
+
+
+def test_start_is_strict(toy_notebook):
+    with pytest.raises(ClipnotesError, match="shots is 99; allowed: values from 1 up to 16"):
+        lab.start("01_toy", VALUES | {"shots": 99})
+    with pytest.raises(ClipnotesError, match="rate has no value: run the parameters cell first"):
+        lab.start("01_toy", {"shots": 4})
+    with pytest.raises(ClipnotesError, match="no notebook '07_gone'; .* 01_toy, 02_more"):
+        lab.start("07_gone", VALUES)
+    # values of the parameters cell alone may be wrong in another way: papermill -p flip true is a text
+    with pytest.raises(ClipnotesError, match="flip is 'true'"):
+        lab.start("01_toy", VALUES | {"flip": "true"})
+
+
+def test_a_notebook_beside_the_reader_works_too(toy_notebook, tmp_path):
+    toy_notebook.rename("mine.ipynb")
+    assert lab.start("mine", VALUES).notebook.name == "mine"
+
+
+def test_the_first_seed_seeds_everything(toy_notebook):
+    drawn = []
+    for seeds in ([3, 1], [3, 2], [4]):
+        lab.start("01_toy", VALUES | {"seeds": seeds})
+        drawn.append((torch.rand(1).item(), np.random.rand()))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_records_are_tidy(run):
+    run.record(metric="accuracy", value=torch.tensor(0.5), method="Toy", seed=1)
+    run.record(metric="overlap", value=np.float32(0.25), shots=1, bins=200)
+    table = pd.read_csv(run.out / "results.csv")
+    fixed = "notebook,dataset,model,method,loss,q,shots,noise_kind,noise_rate,seed,metric,value"
+    assert list(table.columns) == [*fixed.split(","), "bins"]
+    assert list(table["loss"]) == ["ce", "ce"], "from the parameter of that name"
+    assert list(table["shots"]) == [4, 1], "a given key goes first"
+    assert table["seed"].isna().tolist() == [False, True], "seeds is no seed"
+    pd.testing.assert_frame_equal(run.records[["metric", "value"]], table[["metric", "value"]])
+    with pytest.raises(ClipnotesError, match="value of accuracy is 'high'"):
+        run.record(metric="accuracy", value="high")
+
+
+def test_a_figure_is_three_files_and_its_description(run, capsys):
+    figure, data = draw(), pd.DataFrame({"x": [0, 1], "y": [1.0, 2.0]})
+    run.figure("fig1_line", figure, alt=ALT, data=data, caption="A caption.", table=True)
+    folder = run.out / "figures"
+    assert (folder / "fig1_line.png").read_bytes().startswith(b"\x89PNG")
+    svg = (folder / "fig1_line.svg").read_text()
+    assert "<svg" in svg
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "fig1_line.csv"), data)
+    shown = capsys.readouterr().out
+    assert ALT in shown and "A caption." in shown and "x" in shown
+    assert not matplotlib.pyplot.fignum_exists(figure.number)
+    assert facts(run)["figures"] == [{"id": "fig1_line", "alt": ALT, "caption": "A caption."}]
+    run.figure("again", draw(), alt=ALT, data=data)
+    assert (folder / "again.svg").read_text() == svg, "the same figure gives the same bytes"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"id": "Fig 1"}, "id is 'Fig 1'; use lower-case"),
+        ({"id": "taken"}, "'taken' is taken"),
+        ({"alt": " "}, "alt text of figure fig is ' '"),
+        ({"alt": "histogram"}, "say in a sentence"),
+        ({"data": [1, 2]}, "data of figure fig is a list"),
+    ],
+)
+def test_figure_mistakes(run, change, message):
+    data = pd.DataFrame({"x": [1]})
+    run.figure("taken", draw(), alt=ALT, data=data)
+    settings = {"id": "fig", "alt": ALT, "data": data} | change
+    with pytest.raises(ClipnotesError, match=message):
+        run.figure(settings.pop("id"), draw(), **settings)
+    matplotlib.pyplot.close("all")
+
+
+def test_finish_marks_the_run_complete(run, capsys):
+    run.record(metric="accuracy", value=1)
+    run.finish()
+    assert facts(run)["status"] == "complete" and facts(run)["seconds"] >= 0
+    assert facts(run)["files"] == ["results.csv"]
+    assert "Records: 1. Figures: 0. Results: results" in capsys.readouterr().out
+
+
+def test_a_new_run_removes_the_old_one_s_files_and_no_others(run):
+    run.figure("old", draw(), alt=ALT, data=pd.DataFrame({"x": [1]}))
+    run.finish()
+    (run.out / "figures" / "mine.png").touch()
+    lab.start("01_toy", dict(VALUES, out="results"))
+    assert [file.name for file in (run.out / "figures").iterdir()] == ["mine.png"]
+    assert facts(run)["status"] == "running"
+
+
+IN_A_KERNEL = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_cell('''from clipnotes import lab
+values = dict(shots=4, rate=0.1, loss="ce", seeds=[1, 2], flip=False, features="", out="results")
+run = lab.start("01_toy", values)''', cell_id="first")
+shell.run_cell('for s in (1, 2): run.record(metric="accuracy", value=s)', cell_id="second")
+shell.run_cell('for s in (3, 4): run.record(metric="accuracy", value=s)', cell_id="second")
+shell.run_cell('run.record(metric="loss", value=9); 1 / 0', cell_id="third")
+"""
+
+
+def test_cells_flush_even_when_they_fail_and_replace_their_rows_when_run_again(toy_notebook):
+    subprocess.run([sys.executable, "-c", IN_A_KERNEL], check=True, capture_output=True)
+    assert pd.read_csv("results/results.csv")["value"].tolist() == [3, 4, 9]
+
+
+def test_compare_sets_our_mean_beside_the_paper(run, capsys):
+    for seed, value in ((1, 0.5), (2, 0.6)):
+        keys = dict(dataset="dtd", method="PromptTuning", model="RN50", shots=16, noise_rate=0.5, seed=seed)
+        run.record(metric="accuracy", value=value, **keys)
+        run.record(metric="accuracy", value=0.1, **keys | {"loss": "gce"})
+    frame = papers.compare("ptnl", run.records, "Table 3", dataset="DTD")
+    row = frame[frame["noise_rate"] == "50"].squeeze()
+    assert (row["paper"], row["status"]) == ("46.19", "secondary") and "not certain" in row["note"]
+    assert (row["ours"], row["our_model"]) == ("55.00 ± 7.07 (n 2)", "RN50")
+    assert set(frame.loc[frame["noise_rate"] != "50", "ours"]) == {""}
+    run.compare("ptnl", item="Table 3", dataset="dtd")
+    assert "46.19" in capsys.readouterr().out
+
+
+def test_compare_knows_what_there_is(run):
+    run.compare("imo", item="exp.log", dataset="EuroSAT")  # without a single record
+    with pytest.raises(ClipnotesError, match="no paper 'coop'; known are: imo, ptnl"):
+        run.compare("coop", item="Table 3")
+    with pytest.raises(ClipnotesError, match="no item 'Table 33'; there are: .*Table 3"):
+        run.compare("ptnl", item="Table 33")
+    with pytest.raises(ClipnotesError, match="no dataset 'mnist'; there are: Caltech101, DTD"):
+        run.compare("ptnl", item="Table 3", dataset="mnist")
+    with pytest.raises(ClipnotesError, match="Unknown filter 'data'"):
+        run.compare("ptnl", item="Table 3", data="dtd")
+
+
+def test_the_papers_numbers_are_complete(shared):
+    whole = pd.read_csv(shared / "reference" / "paper_numbers.csv", dtype=str, keep_default_na=False)
+    parts = pd.concat([papers.paper_numbers("imo"), papers.paper_numbers("ptnl")])
+    assert list(parts.columns) == list(whole.columns)
+    assert sorted(map(tuple, parts.to_numpy())) == sorted(map(tuple, whole.to_numpy()))
+
+
+def test_self_check_line(capsys):
+    ours = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert lab.check("same", ours, [1, 2]) is True
+    assert lab.check("near", 1.000001, 1.0) is True
+    assert lab.check("far", 1.1, np.array(1.0)) is False
+    assert lab.check("shape", [1, 2], [1]) is False
+    assert lab.check("not a number", float("nan"), 1.0) is False
+    lines = capsys.readouterr().out.splitlines()
+    assert "exact: yes  close: yes  max difference: 0.0e+00" in lines[0]
+    assert "exact: no   close: yes  max difference: 1.0e-06" in lines[1]
+    assert "close: no   max difference: 1.0e-01" in lines[2]
+    assert "shapes differ: (2,) and (1,)" in lines[3]
+
+
+def test_the_style_is_readable_at_half_size_and_its_colours_on_white():
+    lab.use_style()
+    settings = matplotlib.rcParams
+    sizes = ["font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"]
+    assert settings["figure.figsize"][0] == 7 and min(settings[name] for name in sizes) >= 11
+    for role, colour in lab.PALETTE.items():
+        channels = np.array(matplotlib.colors.to_rgb(colour))
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 3, role

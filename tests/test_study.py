@@ -1,0 +1,207 @@
+"""The series headless: artefacts, failures, resuming, presets, calm committed outputs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from clipnotes import lab
+from clipnotes.errors import ClipnotesError
+from clipnotes.lab.commit import commit_outputs
+from clipnotes.lab.execute import completed, overrides
+from clipnotes.lab.series import find
+from clipnotes.lab.study import read_preset, study, summary
+
+ALT = 'alt="A line that rises with the seed."'
+
+
+def facts(folder):
+    return json.loads((Path(folder) / "run.json").read_text())
+
+
+def test_a_study_survives_a_failure_and_resumes(toy_notebook, tmp_path, monkeypatch):
+    # a kernel of another environment under the name python3 must not be taken
+    wrong = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "wrong", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    Path("02_more.break").touch()
+
+    toy, more = results = study(out="study")
+
+    assert (toy["status"], more["status"]) == ("complete", "failed")
+    assert more["error"] == "KeyError: 'broken\\non purpose'"
+    assert len(pd.read_csv("study/02_more/results.csv")) == 2, "records before the failure are kept"
+    assert "broken" in Path("study/02_more/notebook.html").read_text()
+    for name in [
+        "notebook.ipynb",
+        "results.csv",
+        *(f"figures/fig1_toy.{kind}" for kind in ("png", "svg", "csv")),
+    ]:
+        assert Path("study/01_toy", name).stat().st_size
+    assert ALT in Path("study/01_toy/notebook.html").read_text()
+    contents = Path("study/index.html").read_text()
+    assert ALT in contents and "1 of 2 notebooks complete" in contents and "KeyError" in contents
+    assert '<a href="01_toy/notebook.html">What does 01_toy show?</a>' in contents
+    assert "KeyError" in summary(results)
+    assert not list(Path("study").rglob("*partial*"))
+
+    Path("02_more.break").unlink()
+    before = Path("study/01_toy/notebook.ipynb").stat().st_mtime_ns
+    toy, more = results = study(out="study", resume=True)
+    assert (toy["kept"], more["kept"], more["status"]) == (True, False, "complete")
+    assert Path("study/01_toy/notebook.ipynb").stat().st_mtime_ns == before
+    assert "complete (kept)" in summary(results)
+    assert "2 of 2 notebooks complete" in Path("study/index.html").read_text()
+
+
+def test_a_killed_run_is_not_taken_for_whole(toy_notebook):
+    command = [sys.executable, "-m", "clipnotes.lab.cli", "run", "01", "--out", "out", "--resume"]
+    Path("block").touch()
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not Path("out/results.csv").exists():  # written by lab.start
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        Path("block").unlink()
+    assert facts("out")["status"] == "running" and not Path("out/notebook.ipynb").exists()
+    assert completed(find("01"), {}, "out") is None
+
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "Complete in" in done.stdout, done.stderr
+    assert facts("out")["status"] == "complete" and not list(Path("out").glob("*partial*"))
+    assert completed(find("01"), {}, "out")
+
+
+@pytest.fixture
+def finished(toy_notebook):
+    """The folder of a complete run of 01_toy, made without a kernel."""
+    values = dict(shots=4, rate=0.1, loss="ce", seeds=[1, 2], flip=False, features="", out="out")
+    run = lab.start("01_toy", values)
+    run.record(metric="accuracy", value=1)
+    run.finish()
+    for name in ("notebook.ipynb", "notebook.html"):
+        (run.out / name).touch()
+    return run.out
+
+
+def test_complete_means_same_code_parameters_version_and_all_files(finished, toy_notebook, monkeypatch):
+    assert completed(find("01"), {}, finished)
+    assert completed(find("01"), {"shots": 4}, finished), "a default, given"
+    assert completed(find("01"), {"shots": 5}, finished) is None
+    with monkeypatch.context() as patch:
+        patch.setattr("clipnotes.__version__", "0.0.9")
+        assert completed(find("01"), {}, finished) is None
+    source = toy_notebook.read_text()
+    toy_notebook.write_text(source.replace("What does", "What else does"))
+    assert completed(find("01"), {}, finished), "prose may change"
+    toy_notebook.write_text(source.replace("time.sleep(0.05)", "time.sleep(0.06)"))
+    assert completed(find("01"), {}, finished) is None
+    toy_notebook.write_text(source)
+    (finished / "results.csv").unlink()
+    assert completed(find("01"), {}, finished) is None
+    (finished / "run.json").write_text('{"status": "complete"')
+    assert completed(find("01"), {}, finished) is None
+
+
+def test_files_become_absolute_and_out_is_an_option(toy_notebook):
+    Path("bank.npz").touch()
+    assert overrides(find("01"), {"features": "bank.npz"}) == {"features": str(Path.cwd() / "bank.npz")}
+    assert overrides(find("01"), {"features": ""}) == {"features": ""}
+    with pytest.raises(ClipnotesError, match="option --out"):
+        overrides(find("01"), {"out": "x"})
+
+
+def preset(toy_notebook, text):
+    (toy_notebook.parent / "presets" / "quick.yaml").write_text(text)
+
+
+def test_presets_reach_the_notebooks_that_have_the_parameter(toy_notebook):
+    preset(toy_notebook, '"*": {rate: 1e-2, shots: 2}\n"02": {shots: 3}\n')
+    assert read_preset("quick") == {"01_toy": {"rate": 0.01, "shots": 2}, "02_more": {"shots": 3}}
+    assert read_preset("pocket") == {"01_toy": {}, "02_more": {}}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('"*": {shot: 2}', r"sets 'shot' under '\*', but no notebook has it"),
+        ('"01": {speed: 2}', "Preset quick, notebook 01_toy: Unknown parameter 'speed'"),
+        ('"*": {shots: 17}', "notebook 01_toy: Parameter shots is 17; allowed: values from 1 up to 16"),
+        ('"07": {shots: 2}', "no notebook '07'"),
+    ],
+)
+def test_presets_are_strict_before_anything_runs(toy_notebook, text, message):
+    preset(toy_notebook, text)
+    with pytest.raises(ClipnotesError, match=message):
+        study("quick")
+    assert not Path("runs").exists()
+
+
+def test_unknown_preset_and_empty_series(toy_notebook, monkeypatch, tmp_path):
+    with pytest.raises(ClipnotesError, match="no preset 'huge'; .* has: pocket"):
+        read_preset("huge")
+    monkeypatch.setenv("CLIPNOTES_NOTEBOOKS", str(tmp_path))
+    with pytest.raises(ClipnotesError, match="no notebooks"):
+        study()
+
+
+def executed(source, target, prints=("ab",), seconds=1):
+    """A stand-in for papermill's output: the source's cells with outputs, timing, an injected cell."""
+    notebook = nbformat.read(source, as_version=4)
+    v4 = nbformat.v4
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata["papermill"] = {"duration": seconds}
+        if cell.cell_type == "code":
+            cell.execution_count = number + seconds
+            cell.outputs = [v4.new_output("stream", name="stdout", text=text) for text in prints]
+            cell.outputs += [
+                v4.new_output("stream", name="stderr", text=f"100% in {seconds} s"),
+                v4.new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}}),
+                v4.new_output("execute_result", data={"text/plain": "4"}, execution_count=number + seconds),
+            ]
+    injected = v4.new_code_cell("shots = 2", metadata={"tags": ["injected-parameters"]})
+    notebook.cells.insert(2, injected)
+    notebook.metadata |= {"papermill": {"duration": seconds}, "widgets": {}}
+    nbformat.write(notebook, target)
+    return target
+
+
+def test_committed_outputs_are_calm(toy_notebook):
+    ids = [cell.id for cell in nbformat.read(toy_notebook, as_version=4).cells]
+    commit_outputs(executed(toy_notebook, "a.ipynb"), toy_notebook)
+    first = toy_notebook.read_bytes()
+    commit_outputs(executed(toy_notebook, "b.ipynb", prints=("a", "b"), seconds=7), toy_notebook)
+    assert toy_notebook.read_bytes() == first, "timing and the cutting of prints leave no trace"
+
+    notebook = nbformat.read(toy_notebook, as_version=4)
+    assert [cell.id for cell in notebook.cells] == ids
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
+    assert [output.output_type for output in code[0].outputs] == ["stream", "execute_result"]
+    assert code[0].outputs[1].execution_count == 1
+    assert code[0].metadata == {"tags": ["parameters"]} and "clipnotes" in notebook.metadata
+    assert not {"papermill", "widgets"} & set(notebook.metadata)
+
+
+def test_outputs_of_other_code_or_with_machine_paths_are_refused(toy_notebook):
+    before = toy_notebook.read_bytes()
+    done = executed(toy_notebook, "a.ipynb", prints=(f"saved in {Path.cwd()}/x",))
+    with pytest.raises(ClipnotesError, match="holds the path"):
+        commit_outputs(done, toy_notebook)
+    text = Path(executed(toy_notebook, "b.ipynb")).read_text()
+    Path("b.ipynb").write_text(text.replace("time.sleep(0.05)", "time.sleep(1)"))
+    with pytest.raises(ClipnotesError, match="'cell-3' of 01_toy.ipynb has no executed counterpart"):
+        commit_outputs("b.ipynb", toy_notebook)
+    assert toy_notebook.read_bytes() == before
