@@ -18,6 +18,15 @@ def shared():
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def feature_cache(tmp_path_factory):
+    """One fresh feature cache for all tests; the user's own is never touched."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CLIPNOTES_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
 PARAMETERS = """\
 shots: int = 4  # images a class [1..16]
 rate: float = 0.1  # learning rate [0..1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class FeatureBank:
             raise ClipnotesError(f"bank {self.name}: {rows} rows of {key} hold NaN or infinite values; encode them again")
         widths = {other.shape[-1] for other in [*self.splits().values(), x]}
         if len(widths) > 1:
-            raise ClipnotesError(f"bank {self.name}: features of different sizes d = {sorted(widths)}; one bank holds one model")
+            raise ClipnotesError(f"bank {self.name}: features of sizes {sorted(widths)}; one bank holds one model")
         return x
 
     def checked_labels(self, split, y, n):
@@ -193,8 +194,12 @@ def cached(key, compute):
         except (SafetensorError, OSError):
             pass  # damaged: computed anew below
     x = compute()
-    with atomic_write(path, "wb") as file:
-        file.write(save({"x": x}, metadata={"key": text, "checksum": checksum(x)}))
+    try:
+        with atomic_write(path, "wb") as file:
+            file.write(save({"x": x}, metadata={"key": text, "checksum": checksum(x)}))
+    except OSError as error:  # a full disk or a read-only folder costs time at the next run, not this one's result
+        warnings.warn(f"features could not be kept in {path.parent} ({error}); set CLIPNOTES_CACHE to another folder",
+                      stacklevel=2)
     return x
 
 

@@ -94,7 +94,7 @@ def check_fields(content, path):
     for field in content:
         if field not in REQUIRED | OPTIONAL:
             fail(f"unknown field {field!r}; fields are {', '.join(REQUIRED | OPTIONAL)}")
-    for field, kind in REQUIRED.items():
+    for field in REQUIRED:
         if not content.get(field):
             fail(f"field {field!r} is missing or empty")
     for field, kind in (REQUIRED | OPTIONAL).items():

@@ -1,8 +1,8 @@
 """Few-shot data sets cut out of the pocket world, and scikit-learn's real digits beside them.
 
 Every set is a pure function of its name and split. Whatever is not the class (colour, size, place, scene ...) is drawn
-independently of it, at full difficulty and without regard to what was held out of pre-training: about a third of the
-pictures show a combination that the backbones never saw, in pocket-pairs all of them.
+independently of it, at full difficulty and without regard to what was held out of pre-training: a fifth to a half of a
+set's pictures show a combination that the backbones never saw, in pocket-pairs all of them.
 """
 from __future__ import annotations
 

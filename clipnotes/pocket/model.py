@@ -97,7 +97,11 @@ def preprocess_cfg(name):
 
 
 def prepare(pixels, name):
-    """Model input from world pixels, as open_clip's preprocessing would make it: uint8 [N, 40, 40, 3] -> [N, 3, s, s]."""
+    """Model input from world pixels: uint8 [N, 40, 40, 3] -> [N, 3, s, s].
+
+    The same as open_clip's preprocessing picture by picture; where pictures are resized (pocket-rn), a few values in
+    100,000 differ by one or two of 256 grey levels, since torch and Pillow round differently.
+    """
     from torchvision.transforms.v2.functional import normalize, resize
 
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -122,8 +126,8 @@ def load(name, pretrained=None):
     if pretrained != "random":
         path = Path(pretrained or WEIGHTS / f"{name}.safetensors")
         if not path.is_file():
-            raise ClipnotesError(f"the weights of {name} are missing at {path}; run `clipnotes pocket pretrain "
-                                 f"--model {name}`, or reinstall clipnotes, which brings them")
+            raise ClipnotesError(f"the weights of {name} are missing at {path}; reinstall clipnotes, which "
+                                 f"brings them, or make them with `clipnotes pocket pretrain {name}` and give their path")
         try:
             model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
         except (RuntimeError, SafetensorError) as error:

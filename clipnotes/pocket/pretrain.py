@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.pocket import captions, drawing, world
-from clipnotes.pocket.model import VISION, WEIGHTS, build, prepare, tokenizer
+from clipnotes.pocket.model import VISION, build, prepare, tokenizer
 
 
 @dataclass(frozen=True)
@@ -156,13 +155,12 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
 
 def export(net, recipe, log, seconds, out):
     """Write NAME.safetensors (fp16) and NAME.json (recipe, pairs seen, minutes, loss curve) into `out`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     target = Path(out) / f"{recipe.model}.safetensors"
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
-    part = target.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part)
-    os.replace(part, target)
+    with atomic_write(target, "wb") as file:
+        file.write(save({k: v.contiguous() for k, v in tensors.items()}))
     record = {"recipe": asdict(recipe), "pairs": recipe.steps * recipe.batch, "minutes": round(seconds / 60, 1),
               "threads": torch.get_num_threads(), "torch": torch.__version__, "loss": log}
     with atomic_write(target.with_suffix(".json"), "w") as file:

@@ -79,7 +79,7 @@ class Factors:
     texture: np.ndarray     # [N] index into TEXTURES
     scene: np.ndarray       # [N] index into SCENES
     style: np.ndarray       # [N] index into STYLES
-    size: np.ndarray        # [N] half the height of the shape; 0 leaves it out
+    size: np.ndarray        # [N] half the side of the shape's square, which it fills to 60-83 %; 0 leaves it out
     x: np.ndarray           # [N] centre
     y: np.ndarray           # [N] centre, downwards
     angle: np.ndarray       # [N] radians
@@ -142,7 +142,7 @@ def sample_pretraining(rng, n, difficulty=1.0):
 
     Another twelfth shows a texture close up: a shape larger than the canvas, so that hardly any outline is left.
     """
-    f = sample(rng, int(n * 1.8) + 64, difficulty)  # about 36 % of free draws are held out
+    f = sample(rng, int(n * 1.8) + 64, difficulty)  # about 26 % of free draws are held out
     f = f[np.flatnonzero(~held_out(f))[:n]]
     if len(f) < n:
         raise RuntimeError(f"only {len(f)} of {n} pictures left after holding out combinations")

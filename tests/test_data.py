@@ -1,0 +1,367 @@
+"""Manifests, tasks and shots; made-up image folders, and real photographs where they are at hand."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from clipnotes.data import check_dataset, few_shot, list_datasets, load_manifest, load_task
+from clipnotes.data.manifests import SPLITS
+from clipnotes.errors import ClipnotesError
+from clipnotes.pocket import datasets, world
+
+
+def says(message):
+    return pytest.raises(ClipnotesError, match=message)
+
+
+# --- the shipped manifests ----------------------------------------------------------------------------------------
+
+
+def test_every_pocket_set_has_a_manifest():
+    assert set(list_datasets()) >= {*datasets.RECIPES, "digits"}
+
+
+@pytest.mark.parametrize("name", list_datasets())
+def test_a_manifest_says_what_is_there(name):
+    manifest = load_manifest(name)
+    assert manifest.name == name and manifest.path.stem == name
+    assert manifest.title and manifest.task and manifest.licence and manifest.obtain
+    assert len(set(manifest.templates)) == len(manifest.templates)
+    if name in datasets.RECIPES:
+        assert manifest.source == {"kind": "pocket"} and manifest.status("nowhere") == "built in"
+        recipe = datasets.RECIPES[name]
+        assert manifest.classes == list(recipe.classes)
+        for split, per_class in zip(SPLITS, recipe.per_class, strict=True):
+            assert manifest.splits[split] == per_class * len(manifest.classes) == len(datasets.labels(name, split))
+    elif manifest.built_in:
+        assert manifest.classes == list(world.DIGITS)
+        assert manifest.splits == {split: len(datasets.real_digits(split)[1]) for split in SPLITS}
+
+
+def test_generic_classes_are_those_of_no_other_set():
+    names = [name for name in list_datasets() if load_manifest(name).built_in and name != "pocket-generic"]
+    assert not set(load_manifest("pocket-generic").classes) & {c for n in names for c in load_manifest(n).classes}
+
+
+@pytest.mark.parametrize("name", ["pocket-pairs", "digits"])
+def test_built_in_tasks_load_whole(name):
+    task, manifest = load_task(name), load_manifest(name)
+    assert (task.name, task.shots) == (name, 0) and task.classnames == manifest.classes
+    for split in SPLITS:
+        part = getattr(task, split)
+        assert len(part) == manifest.counts[split] and part.labels.dtype == torch.int64
+        assert torch.bincount(part.labels).min() >= 20 and len(part.labels.unique()) == len(manifest.classes)
+    assert task.val.images.shape == (len(task.val), 40, 40, 3) and task.val.images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", [name for name in list_datasets() if not load_manifest(name).built_in])
+def test_manifests_of_the_papers_agree_with_the_published_splits(name, shared):
+    manifest = load_manifest(name)
+    path = shared / "data" / "splits" / Path(manifest.source["file"]).name
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not among the reference data")
+    splits = json.loads(path.read_text())
+    assert manifest.counts == {split: len(rows) for split, rows in splits.items()}
+    published = dict(sorted((label, classname) for rows in splits.values() for _, label, classname in rows))
+    assert list(published) == list(range(len(manifest.classes)))
+    for ours, theirs in zip(manifest.classes, published.values(), strict=True):
+        assert ours.lower().replace("_", " ") == theirs.lower().replace("_", " ")
+
+
+# --- the schema ---------------------------------------------------------------------------------------------------
+
+GOOD = {
+    "name": "pets",
+    "title": "Pets",
+    "task": "cats and dogs",
+    "licence": "CC0",
+    "classes": ["cat", "dog"],
+    "templates": ["a photo of a {}."],
+    "counts": {"train": 4, "val": 2, "test": 2},
+    "source": {"kind": "split-file", "images": "pets/images", "file": "pets/split.json"},
+}
+
+
+def write_manifest(folder, change=None, drop=None, text=None):
+    content = {k: v for k, v in (GOOD | (change or {})).items() if k != drop}
+    path = folder / "pets.yaml"
+    path.write_text(yaml.safe_dump(content) if text is None else text)
+    return path
+
+
+def test_a_manifest_of_ones_own(tmp_path):
+    manifest = load_manifest(write_manifest(tmp_path, {"notes": "mine"}))
+    assert manifest.name == "pets" and manifest.notes == "mine" and manifest.homepage == ""
+    assert manifest == load_manifest(str(tmp_path / "pets.yaml"))
+    before = manifest.fingerprint
+    assert load_manifest(write_manifest(tmp_path, {"notes": "other"})).fingerprint != before
+
+
+def test_unknown_data_set():
+    with says("^unknown data set 'pets'; choose one of .*digits, .*pocket-textures, or give the path of a manifest"):
+        load_manifest("pets")
+    with says("^unknown data set 'gone/pets.yaml'"):
+        load_task("gone/pets.yaml")
+
+
+@pytest.mark.parametrize("drop", ["name", "title", "task", "licence", "classes", "templates", "counts", "source"])
+def test_missing_field(drop, tmp_path):
+    with says(f"^manifest pets.yaml: field '{drop}' is missing or empty$"):
+        load_manifest(write_manifest(tmp_path, drop=drop))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"colour": "red"}, "unknown field 'colour'; fields are name, title, .*, notes"),
+        ({"classes": []}, "field 'classes' is missing or empty"),
+        ({"classes": "cat dog"}, "field 'classes' is 'cat dog', but must be a list"),
+        ({"title": 7}, "field 'title' is 7, but must be a str"),
+        ({"notes": ["a"]}, r"field 'notes' is \['a'\], but must be a str"),
+        ({"classes": ["cat", "cat"]}, r"class names must be different strings \(quote names"),
+        ({"classes": ["yes", True]}, "class names must be different strings"),
+        ({"classes": ["cat", ["dog"]]}, "class names must be different strings"),
+        ({"counts": {"train": 4, "test": 2}}, r"counts are \{.*\}, but must give whole numbers for train, val, test"),
+        ({"counts": {"train": 4, "val": "2", "test": 2}}, "counts are .* whole numbers"),
+        ({"counts": {"train": 4, "val": -1, "test": 2}}, "counts are .* whole numbers"),
+        ({"templates": ["a {}", "a photo"]}, "every template needs a {} for the class name"),
+        ({"templates": [{}]}, "every template needs a {} for the class name"),  # an unquoted {} of YAML
+        ({"source": {"kind": "web"}}, "source kind 'web' is unknown; kinds are pocket, sklearn-digits, split-file"),
+        ({"source": {"file": "x"}}, "source kind None is unknown"),
+        ({"source": {"kind": ["pocket"]}}, r"source kind \['pocket'\] is unknown"),
+        ({"source": {"kind": "split-file", "file": "x"}}, "source kind 'split-file' needs the field 'images'"),
+    ],
+)
+def test_schema_errors(change, message, tmp_path):
+    with says(f"^manifest pets.yaml: {message}"):
+        load_manifest(write_manifest(tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: [1", "^manifest pets.yaml is not valid YAML: "),
+        ("- a\n- b", "^manifest pets.yaml: must be a mapping of fields, not list$"),
+        ("", "^manifest pets.yaml: must be a mapping of fields, not NoneType$"),
+        ("a: !!python/object/apply:os.getcwd []", "^manifest pets.yaml is not valid YAML: "),
+    ],
+)
+def test_not_a_manifest(text, message, tmp_path):
+    with says(message):
+        load_manifest(write_manifest(tmp_path, text=text))
+
+
+def test_a_pocket_set_that_was_never_drawn(tmp_path):
+    path = write_manifest(tmp_path, {"source": {"kind": "pocket"}})
+    with says("^manifest pets.yaml: the pocket world has no data set 'pets'; it has pocket-glyphs, "):
+        load_task(path)
+
+
+# --- a small data set of image files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Eight JPEGs of two classes, half of them grey; returns (manifest path, data root)."""
+    folder = tmp_path / "pets" / "images"
+    folder.mkdir(parents=True)
+    rng, splits, number = np.random.default_rng(0), {split: [] for split in SPLITS}, 0
+    for split in SPLITS:
+        for label in np.repeat([0, 1], GOOD["counts"][split] // 2):
+            size = (24, 30) if number % 2 else (24, 30, 3)
+            Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{number}.jpg")
+            splits[split].append([f"{number}.jpg", int(label), GOOD["classes"][label]])
+            number += 1
+    (tmp_path / "pets" / "split.json").write_text(json.dumps(splits))
+    return write_manifest(tmp_path), tmp_path
+
+
+def edit_split(root, change):
+    path = root / "pets" / "split.json"
+    splits = json.loads(path.read_text())
+    change(splits)
+    path.write_text(json.dumps(splits))
+
+
+def test_image_files_load_in_the_order_of_the_split_file(pets):
+    manifest, root = pets
+    assert load_manifest(manifest).status(root) == "here" and load_manifest(manifest).status("gone") == "missing"
+    task = load_task(manifest, data_root=root)
+    assert [path.name for path in task.train.images] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert task.train.labels.tolist() == [0, 0, 1, 1] and task.test.labels.tolist() == [0, 1]
+    assert check_dataset(manifest, root) == []
+
+
+def test_data_sets_that_differ_have_other_fingerprints(pets, tmp_path_factory):
+    manifest, root = pets
+    task = load_task(manifest, data_root=root)
+    parts = {getattr(task, split).fingerprint for split in SPLITS}
+    assert len(parts) == 3 and load_task(manifest, data_root=root).train.fingerprint == task.train.fingerprint
+    assert task.train.take([0, 1]).fingerprint != task.train.take([1, 0]).fingerprint
+    twin = tmp_path_factory.mktemp("twin")  # the same names, but other images for all one knows
+    (twin / "pets").symlink_to(root / "pets")
+    assert load_task(manifest, data_root=twin).train.fingerprint == task.train.fingerprint
+    (twin / "pets").unlink()
+    (root / "pets").rename(twin / "pets")
+    assert load_task(manifest, data_root=twin).train.fingerprint != task.train.fingerprint
+    edit_split(twin, lambda splits: splits["train"].reverse())
+    assert load_task(manifest, data_root=twin).train.fingerprint not in parts
+
+
+def test_missing_split_file(pets):
+    manifest, root = pets
+    with says(r"^split file gone/pets/split.json of data set pets is missing; put it there, or set data_root"):
+        load_task(manifest, data_root="gone")
+    write_manifest(root, {"obtain": "Get it from example.org."})
+    with says(r"is missing; Get it from example.org.$"):
+        load_task(manifest, data_root="gone")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "[]",
+        '{"train": []}',
+        '{"train": [["a", 0]], "val": [], "test": []}',
+        '{"train": [["a", "x", "cat"]], "val": [], "test": []}',
+    ],
+)
+def test_not_a_split_file(content, pets):
+    manifest, root = pets
+    (root / "pets" / "split.json").write_text(content)
+    with says(r"^split file .*split.json is not a CoOp split \(.*\); it must hold lists train, val and test of \["):
+        load_task(manifest, data_root=root)
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_label_out_of_range(label, pets):
+    manifest, root = pets
+    edit_split(root, lambda splits: splits["val"][1].__setitem__(1, label))
+    with says(rf"^label {label} of 5.jpg \(val\) in .*split.json is out of range; pets has 2 classes, labels 0 to 1$"):
+        load_task(manifest, data_root=root)
+
+
+def test_wrong_count(pets):
+    manifest, root = pets
+    edit_split(root, lambda splits: splits["test"].pop())
+    message = "pets has 1 test images, but its manifest says 2; the copy is incomplete or another version, get it again"
+    with says(f"^{message}$"):
+        load_task(manifest, data_root=root)
+    assert check_dataset(manifest, root) == [message]
+
+
+def test_check_finds_what_is_broken(pets):
+    manifest, root = pets
+    cut, gone = root / "pets" / "images" / "1.jpg", root / "pets" / "images" / "6.jpg"
+    cut.write_bytes(cut.read_bytes()[:-60])
+    gone.unlink()
+    edit_split(root, lambda splits: [row.__setitem__(1, 0) for row in splits["val"]])
+    problems = check_dataset(manifest, root)
+    expected = [
+        rf"train: image {re.escape(str(cut))} cannot be read \(.*trunc.*\); fetch it again or remove it",
+        r"val: 1 classes without an image \(dog\)$",
+        rf"test: image {re.escape(str(gone))} does not exist; check the data root",
+    ]
+    assert len(problems) == 3 and all(re.match(e, p) for e, p in zip(expected, problems, strict=True))
+
+
+# --- shots --------------------------------------------------------------------------------------------------------
+
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [9, 5, 7, 6, 8]))
+
+
+@pytest.mark.parametrize("shots", [1, 3, 5])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_shots_are_exact_distinct_nested_and_reproducible(shots, seed):
+    rows = few_shot(LABELS, shots, seed)
+    assert LABELS[rows].tolist() == np.repeat(np.arange(5), shots).tolist()
+    assert len(set(rows)) == len(rows)
+    assert set(few_shot(LABELS, shots - 1, seed) if shots > 1 else []) <= set(rows)
+    assert np.array_equal(rows, few_shot(torch.from_numpy(LABELS), shots, seed))
+    assert not np.array_equal(rows, few_shot(LABELS, shots, seed + 10))
+
+
+def test_every_image_is_drawn_equally_often():
+    counts = Counter(row for seed in range(2000) for row in few_shot(LABELS, 2, seed))
+    for label, size in enumerate([9, 5, 7, 6, 8]):
+        drawn = [counts[row] for row in np.flatnonzero(LABELS == label)]
+        expected = 2000 * 2 / size
+        assert np.abs(np.array(drawn) - expected).max() < 4.5 * np.sqrt(expected * (1 - 2 / size))
+
+
+def test_too_few_images():
+    with says(r"^class 1 has 5 training images, fewer than shots=6; ask for at most 5 shots$"):
+        few_shot(LABELS, 6, 1)
+    with says(r"^class 1 \(dog\) has 5 training images, fewer than shots=9"):
+        few_shot(np.array([0] * 9 + [1] * 5), 9, 1, ["cat", "dog"])
+    with says(r"^class 2 \(cow\) has 0 training images, fewer than shots=1"):
+        few_shot(np.array([0, 1]), 1, 1, ["cat", "dog", "cow"])
+    with says(r"^class 0 \(zero\) has 64 training images, fewer than shots=65"):
+        load_task("digits", shots=65)
+
+
+def test_a_task_of_few_shots_shows_the_drawn_images():
+    whole, few, again = (load_task("digits", **how) for how in ({}, {"shots": 2, "seed": 4}, {"shots": 2, "seed": 4}))
+    rows = few_shot(whole.train.labels, 2, 4)
+    assert (few.shots, few.seed) == (2, 4)
+    assert np.array_equal(few.train.images, whole.train.images[rows])
+    assert torch.equal(few.train.labels, whole.train.labels[rows])
+    assert few.train.fingerprint == again.train.fingerprint != load_task("digits", shots=2, seed=5).train.fingerprint
+    assert few.test.fingerprint == whole.test.fingerprint and len(few.test) == len(whole.test)
+
+
+def test_shots_of_image_files(pets):
+    manifest, root = pets
+    task = load_task(manifest, shots=1, seed=3, data_root=root)
+    cat, dog = task.train.images
+    assert cat.name in ("0.jpg", "1.jpg") and dog.name in ("2.jpg", "3.jpg") and task.train.labels.tolist() == [0, 1]
+
+
+# --- real photographs ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def caltech(shared, tmp_path):
+    root = shared / "data" / "images"
+    splits = json.loads((root / "caltech-101" / "split_zhou_Caltech101.json").read_text())
+    classes = dict(sorted((label, name) for rows in splits.values() for _, label, name in rows))
+    path = write_manifest(
+        tmp_path,
+        {
+            "name": "caltech-sample",
+            "classes": [name.replace("_", " ") for name in classes.values()],
+            "counts": {"train": 80, "val": 40, "test": 60},
+            "source": {
+                "kind": "split-file",
+                "images": "caltech-101/101_ObjectCategories",
+                "file": "caltech-101/split_zhou_Caltech101.json",
+            },
+        },
+    )
+    return path, root
+
+
+def test_real_photographs_are_whole_and_encoded_by_a_large_network(caltech):
+    from clipnotes.backbone import load_clip
+
+    manifest, root = caltech
+    assert check_dataset(manifest, root) == []
+    task = load_task(manifest, data_root=root)
+    assert [len(part) for part in (task.train, task.val, task.test)] == [80, 40, 60] and len(task.classnames) == 10
+    grey = [path for path in [*task.train.images, *task.val.images, *task.test.images] if Image.open(path).mode == "L"]
+    assert len(grey) == 4
+    clip = load_clip("RN50", "random")
+    paths = [grey[0], grey[1], task.test.images[0]]
+    features = clip.encode_images(paths, batch_size=2)
+    assert features.shape == (3, 1024) and torch.isfinite(features).all() and clip.image_size == 224
+    rgb = Image.open(grey[0]).convert("RGB")
+    torch.testing.assert_close(clip.encode_images([rgb]), features[:1], rtol=0, atol=1e-5)
+    assert (features[0] - features[2]).abs().max() > 1e-3
