@@ -35,6 +35,7 @@ lint: install
 # Runs the pocket preset and writes its outputs back into notebooks/, so that the series reads well unrun.
 notebooks: install
 	$(BIN)/clipnotes study --preset pocket --out runs --update
+	cp runs/02_intra_modal_overlap/figures/fig1_overlap.png notebooks/images/overlap.png
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

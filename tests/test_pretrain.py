@@ -38,12 +38,12 @@ def test_two_lengths_are_one_training_until_the_shorter_one_falls():
 
 
 def test_the_curriculum_hardens_between_its_two_steps():
-    recipe = Recipe("pocket-vit", easy_until=100, hard_from=300)
+    recipe = Recipe("pocket-vit", 400, easy_until=100, hard_from=300)
     assert [recipe.difficulty(step) for step in (0, 100, 150, 200, 300, 5000)] == [0, 0, 0.25, 0.5, 1, 1]
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
-    recipe, tokenize = Recipe("pocket-vit", batch=12), model.tokenizer()
+    recipe, tokenize = Recipe("pocket-vit", 100, batch=12), model.tokenizer()
     images, tokens = pretrain.batch_of(recipe, 700, tokenize)
     again = pretrain.batch_of(recipe, 700, tokenize)
     assert images.shape == (12, 3, 40, 40) and tokens.shape == (12, 32)
@@ -111,7 +111,7 @@ def test_loss_against_a_plain_computation(monkeypatch):
 
 
 def test_only_matrices_decay(net):
-    groups = pretrain.make_optimizer(net, Recipe("pocket-vit")).param_groups
+    groups = pretrain.make_optimizer(net, Recipe("pocket-vit", 100)).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0]
     assert all(p.ndim >= 2 for p in groups[0]["params"]) and all(p.ndim < 2 for p in groups[1]["params"])
     assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))

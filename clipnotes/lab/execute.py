@@ -6,7 +6,7 @@ from pathlib import Path
 
 import clipnotes
 from clipnotes.errors import ClipnotesError
-from clipnotes.files import atomic_write
+from clipnotes.lab.page import write_page
 from clipnotes.lab.parameters import check
 from clipnotes.lab.run import read_facts, write_facts
 
@@ -98,20 +98,3 @@ def _last_line(exception):
     name = getattr(exception, "ename", type(exception).__name__)
     message = str(getattr(exception, "evalue", exception)).strip().splitlines()
     return f"{name}: {message[-1]}" if message else name
-
-
-def write_page(out, title):
-    """Write OUT/notebook.html from OUT/notebook.ipynb, if there is one.
-
-    The template is classic, since nbconvert's default one drops alternative texts.
-    """
-    from nbconvert import HTMLExporter
-
-    source = Path(out) / "notebook.ipynb"
-    if not source.is_file():
-        return
-    page, _ = HTMLExporter(template_name="classic").from_filename(
-        str(source), resources={"metadata": {"name": title}}
-    )
-    with atomic_write(Path(out) / "notebook.html") as stream:
-        stream.write(page)

@@ -164,6 +164,7 @@ class Run:
         paper, item, filters: see `clipnotes.lab.papers.compare`, which returns the frame.
         """
         frame = papers.compare(paper, self.records, item, **filters)
+        frame = frame.loc[:, [c in ("ours", "our_model") or frame[c].astype(bool).any() for c in frame]]
         show_table(frame, f"{item}: the paper's numbers and ours.", rows=60)
 
     def takeaway(self, text):

@@ -16,6 +16,8 @@ from clipnotes.files import atomic_write
 from clipnotes.pocket import captions, drawing, world
 from clipnotes.pocket.model import VISION, build, prepare, tokenizer
 
+STEPS = {"pocket-vit": 7600, "pocket-rn": 6400}  # of the weights that ship
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,7 +27,7 @@ class Recipe:
     training can go on from `stable.pt`, the state at that point.
     """
     model: str
-    steps: int = 8000
+    steps: int
     seed: int = 0
     batch: int = 128
     lr: float = 1.5e-3
@@ -108,7 +110,7 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
 
     if model not in VISION:
         raise ClipnotesError(f"unknown pocket model {model!r}; choose one of {', '.join(VISION)}")
-    recipe = Recipe(model, seed=seed, **({"steps": steps} if steps else {}))
+    recipe = Recipe(model, steps or STEPS[model], seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if device == "auto":
