@@ -114,15 +114,25 @@ def test_data_commands(monkeypatch, capsys):
     assert (code, err) == (1, "nowhere/digits is missing\n")
 
 
-def test_pocket_commands(monkeypatch, capsys):
+def test_pocket_pretrain_passes_its_settings_on(monkeypatch, capsys):
     calls = []
-    stub = SimpleNamespace(
-        pretrain=lambda *args, **settings: calls.append((args, settings)),
-        report=lambda: pd.DataFrame({"dataset": ["digits"], "zero_shot": [0.41]}),
-    )
+    stub = SimpleNamespace(pretrain=lambda *args, **settings: calls.append((args, settings)) or "w.safetensors")
     monkeypatch.setitem(sys.modules, "clipnotes.pocket.pretrain", stub)
-    assert cli(capsys, "pocket", "pretrain", "--model", "pocket-rn", "--steps", "3", "--fresh")[0] == 0
-    settings = {"steps": 3, "seed": 0, "device": "auto", "resume": False}
-    assert calls == [(("pocket-rn", "runs/pocket-rn"), settings)]
-    code, out, _ = cli(capsys, "pocket", "show")
-    assert code == 0 and "digits" in out and "0.41" in out
+    code, output = cli(capsys, "pocket", "pretrain", "pocket-rn", "--steps", "3", "--fresh")[:2]
+    assert code == 0 and "Weights: w.safetensors" in output
+    assert calls == [
+        (("pocket-rn", "runs/pocket-rn"), {"steps": 3, "seed": 0, "device": "auto", "resume": False})
+    ]
+    assert cli(capsys, "pocket", "pretrain", "pocket-xl")[0] == 2
+
+
+def test_pocket_show_prints_the_tables_and_writes_the_card(monkeypatch, capsys, tmp_path):
+    from clipnotes.lab import card
+
+    table = pd.DataFrame({"zero-shot": [41.5]}, index=pd.Index(["digits"], name="data set"))
+    written = []
+    monkeypatch.setattr(card, "transfer_tables", lambda: {"pocket-vit": table})
+    monkeypatch.setattr(card, "write_card", lambda path, tables: written.append((path, list(tables))))
+    code, output = cli(capsys, "pocket", "show", "--card", str(tmp_path / "README.md"))[:2]
+    assert code == 0 and "pocket-vit" in output and "41.5" in output
+    assert written == [(str(tmp_path / "README.md"), ["pocket-vit"])]

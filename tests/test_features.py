@@ -129,7 +129,7 @@ def with_nan():
     [
         ({"train_x": with_nan()}, "2 rows of train_x hold NaN or infinite values; encode them again"),
         ({"train_x": np.zeros(12)}, r"train_x has shape \[12\], but must be \[N, d\] or \[V, N, d\]"),
-        ({"test_x": np.zeros((5, 9))}, r"features of different sizes d = \[8, 9\]; one bank holds one model"),
+        ({"test_x": np.zeros((5, 9))}, r"features of sizes \[8, 9\]; one bank holds one model"),
         ({"train_y": np.zeros(11)}, r"train_y has shape \[11\], but train_x has 12 rows"),
         ({"train_y": np.zeros((12, 1))}, r"train_y has shape \[12, 1\], but train_x has 12 rows"),
         ({"train_x": np.zeros((12, 2, 8))}, r"train_y has shape \[12\], but train_x has 2 rows"),  # views come first
@@ -137,7 +137,7 @@ def with_nan():
         ({"test_y": [0, -1, 2, 2, 0]}, "label -1 in test_y is out of range; labels must be 0 to 2"),
         ({"test_y": None}, "test_x and test_y must come together, one is missing"),
         ({"text": np.ones((2, 8))}, "2 text features for 3 classes"),
-        ({"text": np.ones((3, 9))}, r"features of different sizes d = \[8, 9\]"),
+        ({"text": np.ones((3, 9))}, r"features of sizes \[8, 9\]"),
         ({"text": np.full((3, 8), np.nan)}, "3 rows of text hold NaN"),
     ],
 )

@@ -169,7 +169,7 @@ def test_compare_sets_our_mean_beside_the_paper(run, capsys):
 
 def test_compare_knows_what_there_is(run):
     run.compare("imo", item="exp.log", dataset="EuroSAT")  # without a single record
-    with pytest.raises(ClipnotesError, match="no paper 'coop'; known are: imo, ptnl"):
+    with pytest.raises(ClipnotesError, match="no paper 'coop'; known are: imo, measured, ptnl"):
         run.compare("coop", item="Table 3")
     with pytest.raises(ClipnotesError, match="no item 'Table 33'; there are: .*Table 3"):
         run.compare("ptnl", item="Table 33")
