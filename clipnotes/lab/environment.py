@@ -63,7 +63,7 @@ def environment_check():
             "set CLIPNOTES_CACHE to a folder you may write",
         )
     )
-    rows.append(("free disk space", f"{free:.0f} GB", "1 GB", free > 1, "free some space"))
+    rows.append(("free disk space", "enough" if free > 1 else f"{free:.1f} GB", "1 GB", free > 1, "free some space"))
     accelerator = "CUDA" if torch.cuda.is_available() else "none"
     rows.append(("GPU", accelerator, "not needed at pocket scale", True, ""))
     return pd.DataFrame(

@@ -45,7 +45,7 @@ class Centring:
 class PCAProjection(Centring):
     """Centre, keep the first n_components principal axes of the generic features, unit norm.
 
-    A later paper (arXiv 2603.16100) reports that such a projection helps as much as special training.
+    Herzog and Wang (arXiv 2603.16100) argue that such a projection helps as much as special training.
     """
 
     def __init__(self, n_components=256):
