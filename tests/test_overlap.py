@@ -275,10 +275,14 @@ def test_transfer_table(fake_bank, monkeypatch):
     table = transfer_table(Scaled(), ["toy", "again"], shots=4, seeds=(1, 2))
     assert table.index.tolist() == ["toy", "again"] and (table.loc["toy"] == table.loc["again"]).all()
     row = table.loc["toy"]
-    probe = [100 * linear_probe_accuracy(fake_bank, 4, seed) for seed in (1, 2)]
+    accuracies = {
+        "linear probe": [100 * linear_probe_accuracy(fake_bank, 4, seed) for seed in (1, 2)],
+        "Tip-Adapter": [100 * transfer.tip_adapter_accuracy(fake_bank, 4, seed, 10.0) for seed in (1, 2)],
+    }
     assert (row["classes"], row["chance"]) == (4, 25)
     assert row["zero-shot"] == pytest.approx(
         100 * ZeroShot(fake_bank.text).score(fake_bank.test_x, fake_bank.test_y), abs=0.05
     )
-    assert row["probe, 4 shots"] == pytest.approx(np.mean(probe), abs=0.05)
-    assert row["std"] == pytest.approx(np.std(probe, ddof=1), abs=0.05)
+    for method, values in accuracies.items():
+        assert row[method] == pytest.approx(np.mean(values), abs=0.05)
+        assert row[f"{method} std"] == pytest.approx(np.std(values, ddof=1), abs=0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipnotes.data import encode_task, load_task
-from clipnotes.methods import ZeroShot
+from clipnotes.methods import TipAdapter, ZeroShot
 
 
 def linear_probe_accuracy(bank, shots, seed):
@@ -17,18 +17,28 @@ def linear_probe_accuracy(bank, shots, seed):
     return max(models, key=lambda model: model.score(val_x, val_y)).score(test_x, test_y)
 
 
-def transfer_table(clip, datasets, shots=16, seeds=(1, 2, 3), data_root="data"):
-    """A DataFrame with one row a data set: classes, chance, zero-shot and `shots`-shot linear-probe test accuracy (%).
+def tip_adapter_accuracy(bank, shots, seed, logit_scale):
+    """Test accuracy in [0, 1] of Tip-Adapter on `shots` features a class, alpha and beta chosen on validation data."""
+    few = bank.few_shot(shots, seed)
+    tip = TipAdapter(logit_scale=logit_scale).fit(few.train_x, few.train_y, few.text).search(few.val_x, few.val_y)
+    return tip.score(few.test_x, few.test_y)
 
-    The probe's columns are mean and standard deviation over draws of the shots.
+
+def transfer_table(clip, datasets, shots=16, seeds=(1, 2, 3), data_root="data"):
+    """A DataFrame with one row a data set: test accuracy (%) by chance, zero-shot, and with `shots` images a class.
+
+    The two few-shot methods, a linear probe and Tip-Adapter, are followed by their standard deviation over the draws.
     """
     import pandas as pd
 
     rows = []
     for name in datasets:
         bank = encode_task(clip, load_task(name, data_root=data_root))
-        probe = 100 * np.array([linear_probe_accuracy(bank, shots, seed) for seed in seeds])
-        rows.append({"data set": name, "classes": bank.n_classes, "chance": 100 / bank.n_classes,
-                     "zero-shot": 100 * ZeroShot(bank.text, clip.logit_scale).score(bank.test_x, bank.test_y),
-                     f"probe, {shots} shots": probe.mean(), "std": probe.std(ddof=1) if len(probe) > 1 else np.nan})
+        row = {"data set": name, "classes": bank.n_classes, "chance": 100 / bank.n_classes,
+               "zero-shot": 100 * ZeroShot(bank.text, clip.logit_scale).score(bank.test_x, bank.test_y)}
+        few_shot = {"linear probe": [linear_probe_accuracy(bank, shots, seed) for seed in seeds],
+                    "Tip-Adapter": [tip_adapter_accuracy(bank, shots, seed, clip.logit_scale) for seed in seeds]}
+        for method, values in few_shot.items():
+            row |= {method: 100 * np.mean(values), f"{method} std": 100 * np.std(values, ddof=1) if len(values) > 1 else np.nan}
+        rows.append(row)
     return pd.DataFrame(rows).set_index("data set").round(1)

@@ -40,7 +40,7 @@ def write_card(path, tables):
             f"`clipnotes pocket pretrain {model}`; recipe: {recipe}. AdamW (0.9, 0.98), gradients clipped at 1, bfloat16 "
             f"autocast. {record['pairs']:,} pairs in {record['minutes']:.0f} minutes on {record['threads']} CPU thread(s) "
             f"of a shared machine, torch {record['torch']}. Final loss {record['loss'][-1][1]:.2f}. File: {size:.1f} MB.\n",
-            "Test accuracy in %, the probe as mean and standard deviation over three draws of the images "
+            "Test accuracy in %, with 16 images a class as mean and standard deviation over three draws of the images "
             "(`clipnotes pocket show` prints the same):\n",
             markdown(table),
         ]
