@@ -95,7 +95,7 @@ def test_yaml_numbers_in_scientific_form():
         ('name: str = "a"  # with a = b', "cannot be read"),
         ("plain = 1  # no type", "cannot be read"),
         ("silent: int = 1", "cannot be read"),
-        ("maybe: int | None = None  # trap", "cannot be read"),
+        ("maybe: int | None = None  # trap", "allowed: int, float"),
         ("derived: dict[str, int] = {}  # not ours", "allowed: int, float"),
         ("size: int = 0  # outside [1..4]", "size is 0"),
         ("size: int = 2 * 3  # computed", r"size of 01_x.ipynb is 2 \* 3, but must be a literal"),

@@ -13,6 +13,7 @@ For a list the domain holds for every element.
 
 import ast
 import difflib
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from clipnotes.errors import ClipnotesError
 
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 TYPES = [*_SCALARS, *(f"list[{name}]" for name in _SCALARS)]
+
+
+_LINE = re.compile(r"(?P<name>\w+) *: *(?P<type>[^=#]+?) *= *(?P<default>[^=#]+?) *# *(?P<help>[^=#]+)")
 
 
 @dataclass(frozen=True)
@@ -49,41 +53,37 @@ class Parameter:
 def read_parameters(path):
     """Return the parameters of the notebook at `path`, in the order of its cell.
 
-    Papermill drops lines that it cannot read without a word, so the cell is parsed as Python too and the two
-    must agree. ClipnotesError: not one parameters cell, or a line without type, help or valid default.
+    Only lines that papermill understands are taken: it drops others without a word. Papermill itself is not asked, since
+    importing it takes seconds, which every notebook would pay when it starts.
+    ClipnotesError: not one parameters cell, or a line without type, help or valid default.
     """
-    from papermill import inspect_notebook
-
     path = Path(path)
     cell = _parameters_cell(path)
-    seen = inspect_notebook(str(path))
+    parameters = []
     for statement in ast.parse(cell).body:
-        line = ast.unparse(statement)
-        name = line.split(":")[0]
-        if not isinstance(statement, ast.AnnAssign) or name not in seen or not seen[name]["help"]:
+        line = _LINE.fullmatch(cell.splitlines()[statement.lineno - 1])
+        if line is None or statement.end_lineno != statement.lineno:
             raise ClipnotesError(
-                f"Parameter line {line!r} of {path.name} cannot be read: write `name: type = value  # help` "
+                f"Parameter line {ast.unparse(statement)!r} of {path.name} cannot be read: write `name: type = value  # help` "
                 f"on one line, with no other equals sign and no # inside a string."
             )
-    parameters = [_parameter(path, **fields) for fields in seen.values()]
+        parameters.append(_parameter(path, **line.groupdict()))
     check(parameters, {p.name: p.default for p in parameters if p.domain != "dataset"})
     return parameters
 
 
 def _parameters_cell(path):
-    import nbformat
-
-    cells = nbformat.read(path, as_version=4).cells
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ClipnotesError(f"{path.name} has {len(tagged)} cells tagged 'parameters', but needs one.")
     return tagged[0]
 
 
-def _parameter(path, name, inferred_type_name, default, help):
-    if inferred_type_name not in TYPES:
+def _parameter(path, name, type, default, help):
+    if type not in TYPES:
         raise ClipnotesError(
-            f"Parameter {name} of {path.name} has type {inferred_type_name!r}; allowed: {', '.join(TYPES)}."
+            f"Parameter {name} of {path.name} has type {type!r}; allowed: {', '.join(TYPES)}."
         )
     try:
         value = ast.literal_eval(default)
@@ -92,7 +92,7 @@ def _parameter(path, name, inferred_type_name, default, help):
             f"Parameter {name} of {path.name} is {default}, but must be a literal."
         ) from None
     text, domain = re.fullmatch(r"(.*?)\s*(?:\[([^\[\]]*)\])?", help).groups()
-    return Parameter(name, inferred_type_name, value, text, (domain or "").strip())
+    return Parameter(name, type, value, text, (domain or "").strip())
 
 
 def check(parameters, values):

@@ -47,10 +47,10 @@ def git_commit():
 
 
 def seed_everything(seed):
-    """Seed python, numpy and torch, and ask torch for deterministic kernels.
+    """Seed python, numpy and torch, and on a GPU ask torch for deterministic kernels; those of the CPU are.
 
     Where torch has no deterministic kernel it warns instead of failing, since a slightly different last digit
-    on a GPU is better than no result.
+    is better than no result.
     """
     import numpy as np
     import torch
@@ -59,5 +59,6 @@ def seed_everything(seed):
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    if torch.cuda.is_available():  # importing what this needs takes two seconds
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False

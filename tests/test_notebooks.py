@@ -1,0 +1,117 @@
+"""The notebooks run at the quick preset and leave results, figures and takeaways; the README's commands work."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from clipnotes.lab.execute import run_notebook
+from clipnotes.lab.series import find, series
+from clipnotes.lab.study import read_preset
+from clipnotes.paths import checkout_dir
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted(path.stem for path in (ROOT / "notebooks/presets").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_fit_the_notebooks(preset):
+    assert set(read_preset(preset)) == {notebook.name for notebook in series()}
+
+
+@pytest.mark.parametrize("name", [notebook.name for notebook in series()])
+def test_notebook_runs_and_leaves_its_results(name, tmp_path):
+    facts = run_notebook(find(name), read_preset("quick")[name], tmp_path, leave_bar=False)
+    assert facts["status"] == "complete", facts.get("error")
+    assert facts["takeaways"]
+    assert len(facts["figures"]) >= 4
+    for figure in facts["figures"]:
+        for kind in ("png", "svg", "csv"):
+            assert (tmp_path / "figures" / f"{figure['id']}.{kind}").stat().st_size > 0
+        assert f'alt="{figure["alt"][:20]}' in (tmp_path / "notebook.html").read_text(encoding="utf-8")
+    results = pd.read_csv(tmp_path / "results.csv")
+    assert len(results) and results["value"].notna().all()
+    executed = nbformat.read(tmp_path / "notebook.ipynb", as_version=4)
+    streams = [out for cell in executed.cells for out in cell.get("outputs", []) if out.output_type == "stream"]
+    printed = "".join(out.text for out in streams)
+    assert "close: no" not in printed  # every self-check of the notebook holds
+    assert "Warning" not in printed
+
+
+def test_overlap_of_real_features(shared, tmp_path):
+    """Notebook 02 on public CLIP features of real data: the areas and the accuracy that are known of them."""
+    known = {"oxford_pets": 0.44, "caltech101": 0.19, "dtd": 0.58, "stanford_cars": 0.30}
+    for name, area in known.items():
+        bank = str(shared / "data/clip_vitb32" / f"{name}.npz")
+        facts = run_notebook(find("02"), {"features": bank, "datasets": []}, tmp_path / name, leave_bar=False)
+        assert facts["status"] == "complete", facts.get("error")
+        results = pd.read_csv(tmp_path / name / "results.csv")
+        measured = results[(results["metric"] == "overlap_area") & (results["method"] == "CLIP image features")]
+        assert measured["value"].item() == pytest.approx(area, abs=0.01)
+        if name == "dtd":
+            accuracy = results[(results["metric"] == "accuracy") & (results["method"] == "zero-shot")]["value"].item()
+            assert accuracy == pytest.approx(0.447, abs=0.001)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_committed_notebooks_are_executed_and_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code), "run `make notebooks`"
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    text = json.dumps([output for output in outputs])
+    assert str(Path.home()) + "/" not in text and str(ROOT) not in text
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert pictures and all(output.metadata["image/png"]["alt"] for output in pictures)
+
+
+def readme_commands():
+    """The commands of the README's bash blocks, comments removed."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+NEEDS_MORE = {  # commands that need a network, a data set, an hour, or run other tests of this suite
+    "make study", "make test", "clipnotes study --preset laptop", "clipnotes pocket show",
+    "clipnotes run 02 -p features=oxford_pets.npz --out runs/pets",
+    "clipnotes run 02 -p model=ViT-B-32 -p pretrained=openai -p dataset=oxford_pets -p datasets=[oxford_pets,dtd] "
+    "-p data_root=data",
+    "papermill notebooks/02_intra_modal_overlap.ipynb out.ipynb -p dataset pocket-textures",
+}
+
+
+@pytest.mark.parametrize("command", [line for line in readme_commands() if line not in NEEDS_MORE])
+def test_readme_command_works(command, tmp_path):
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    program, *arguments = shlex.split(command)
+    done = subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_names_the_commands_left_out():
+    assert set(readme_commands()) >= NEEDS_MORE
+
+
+def test_plain_papermill_runs_from_anywhere(tmp_path):
+    """Without our command line: papermill alone, from a foreign folder, with a parameter."""
+    source = ROOT / "notebooks/02_intra_modal_overlap.ipynb"
+    command = [Path(sys.executable).with_name("papermill"), source, "out.ipynb", "-k", "python3", "-p", "dataset",
+               "pocket-textures", "-y", "{datasets: [], max_images: 300}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert pd.read_csv(tmp_path / "runs/02_intra_modal_overlap/results.csv")["dataset"].unique().tolist() == ["pocket-textures"]
+
+
+def test_the_readme_lists_every_notebook():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for notebook in series():
+        assert f"notebooks/{notebook.path.name}" in text and notebook.question in text
+    assert checkout_dir() == ROOT
