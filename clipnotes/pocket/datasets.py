@@ -105,9 +105,11 @@ def write_captions(name, split, seed=0):
 
 
 def real_digits(split):
-    """scikit-learn's 1,797 scanned digits, resized to 40 x 40: (uint8 [N, 40, 40, 3], int64 [N]).
+    """scikit-learn's 1,797 scanned digits, resized to 30 x 30 on black 40 x 40: (uint8 [N, 40, 40, 3], int64 [N]).
 
-    64 a class for training and 20 for validation, in the order of the data set; the others are for testing.
+    64 a class for training and 20 for validation, in the order of the data set; the others are for testing. The scans
+    touch their border, which nothing in the world does: without a margin pocket-vit's zero-shot accuracy on the
+    validation split is 17 instead of 62 %.
     """
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -116,5 +118,5 @@ def real_digits(split):
     rank = np.array([np.sum(y[:i] == y[i]) for i in range(len(y))])  # how many of its class came before
     chosen = {"train": rank < 64, "val": (rank >= 64) & (rank < 84), "test": rank >= 84}[split]
     pixels = (images[chosen].reshape(-1, 8, 8) / 16 * 255).round().astype(np.uint8)
-    large = [Image.fromarray(p).resize((world.CANVAS, world.CANVAS), Image.Resampling.BICUBIC) for p in pixels]
-    return np.repeat(np.stack([np.asarray(p) for p in large])[..., None], 3, axis=-1), y[chosen]
+    large = np.stack([Image.fromarray(p).resize((30, 30), Image.Resampling.BICUBIC) for p in pixels])
+    return np.repeat(np.pad(large, ((0, 0), (5, 5), (5, 5)))[..., None], 3, axis=-1), y[chosen]
