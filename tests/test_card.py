@@ -1,0 +1,28 @@
+"""The model card repeats the training records and the table it is given."""
+
+import json
+
+import pandas as pd
+
+from clipnotes.lab import card
+from clipnotes.pocket import model
+
+
+def test_card_says_what_the_records_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "WEIGHTS", tmp_path)
+    record = {"recipe": {"model": "pocket-vit", "steps": 7, "batch": 3}, "pairs": 21, "minutes": 12.3, "threads": 1,
+              "torch": "9.9", "loss": [[7, 1.25]]}
+    (tmp_path / "pocket-vit.json").write_text(json.dumps(record))
+    (tmp_path / "pocket-vit.safetensors").write_bytes(bytes(2_500_000))
+    table = pd.DataFrame({"zero-shot": [61.5]}, index=pd.Index(["digits"], name="data set"))
+    card.write_card(tmp_path / "README.md", {"pocket-vit": table})
+    text = (tmp_path / "README.md").read_text()
+    assert "steps 7, batch 3" in text and "21 pairs in 12 minutes" in text and "2.5 MB" in text
+    assert "| data set | zero-shot |\n| --- | --- |\n| digits | 61.5 |" in text
+
+
+def test_the_committed_card_belongs_to_the_committed_weights():
+    text = (model.WEIGHTS / "README.md").read_text(encoding="utf-8")
+    for name in ("pocket-vit", "pocket-rn"):
+        record = json.loads((model.WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+        assert f"{record['pairs']:,} pairs in {record['minutes']:.0f} minutes" in text
