@@ -33,8 +33,8 @@ def compare(paper, records, item, **filters):
     """Return the paper's rows for `item` with our mean ± standard deviation (n) of the matching records.
 
     paper: "imo", "ptnl" or "measured" (our own, on public features). records: tidy rows as `Run.records` gives
-    them. item: text that the paper's item
-    contains as whole words, such as "Table 3". filters: column=value on the paper's rows.
+    them. item: text that the paper's item contains as whole words, such as "Table 3". filters: column=value on the
+    paper's rows.
     A record matches when metric, dataset, method, loss, shots and noise rate agree. Names are compared
     without case and punctuation; accuracies and rates are in percent, as the papers give them. Models may
     differ: theirs is in the column backbone, ours in our_model.
