@@ -1,8 +1,11 @@
 """Few-shot data sets cut out of the pocket world, and scikit-learn's real digits beside them.
 
 Every set is a pure function of its name and split. Whatever is not the class (colour, size, place, scene ...) is drawn
-independently of it, at full difficulty and without regard to what was held out of pre-training: a fifth to a half of a
-set's pictures show a combination that the backbones never saw, in pocket-pairs all of them.
+independently of it and without regard to what was held out of pre-training (`world.held_out`). As a real data set has
+a look of its own, each of the few-shot sets is shifted against pre-training in one way for all its pictures: shapes
+lean further than in most pictures of pre-training, textures are stained glass, scenes are drawn in chalk. They are
+tidier than pre-training: no distractors, little noise. pocket-generic, on which adapters are trained, has neither
+shift nor tidiness: it stands for pictures from the web.
 """
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from clipnotes.pocket import captions, drawing, world
+from clipnotes.pocket import drawing, world
 from clipnotes.pocket.world import (
     COLOUR_NAMES,
     GENERIC,
+    NEW_STYLES,
     OBJECTS,
     PAIR_COLOURS,
     PAIR_SHAPES,
@@ -31,6 +35,7 @@ from clipnotes.pocket.world import (
 
 SPLITS = ("train", "val", "test")
 LIFELIKE = ("photo", "photo", "blurred", "faded")  # styles that keep colours
+LEANING = (0.35, 0.65)  # radians
 SOLID = [*PAIR_SHAPES, "pentagon", "heart", "cloud"]  # shapes with room for a texture
 
 
@@ -43,19 +48,22 @@ class Recipe:
     styles: tuple = LIFELIKE
     shapes: tuple = ()                # shapes allowed where the shape is not the class; () allows all
     sizes: tuple = (0.55, 0.95)
+    lean: tuple = ()                  # range of the angle, in radians; () is that of pre-training
+    textured: float = 0.0             # share of shapes that are not plain, where the texture is not the class
     empty: float = 0.0                # share of pictures without a shape
+    tidy: bool = True                 # without distractors and with half the noise
 
 
 RECIPES = {
-    "pocket-glyphs": Recipe("shape", tuple(OBJECTS)),
-    "pocket-glyphs-sketch": Recipe("shape", tuple(OBJECTS), styles=("sketch",)),
-    "pocket-glyphs-neon": Recipe("shape", tuple(OBJECTS), styles=("neon",)),
-    "pocket-glyphs-pixel": Recipe("shape", tuple(OBJECTS), styles=("pixel art",)),
-    "pocket-pieces": Recipe("shape", tuple(PIECES)),
-    "pocket-pairs": Recipe("pair", tuple(f"{c} {s}" for c in PAIR_COLOURS for s in PAIR_SHAPES)),
-    "pocket-textures": Recipe("texture", tuple(TEXTURES[1:]), shapes=tuple(SOLID), sizes=(0.8, 1.6)),
-    "pocket-scenes": Recipe("scene", tuple(SCENES), styles=tuple(STYLES), sizes=(0.5, 1.0), empty=0.2),
-    "pocket-generic": Recipe("shape", tuple(GENERIC), per_class=(64, 10, 50), styles=tuple(STYLES)),
+    "pocket-glyphs": Recipe("shape", tuple(OBJECTS), lean=LEANING),
+    "pocket-glyphs-sketch": Recipe("shape", tuple(OBJECTS), styles=("sketch",), lean=LEANING),
+    "pocket-glyphs-neon": Recipe("shape", tuple(OBJECTS), styles=("neon",), lean=LEANING),
+    "pocket-glyphs-pixel": Recipe("shape", tuple(OBJECTS), styles=("pixel art",), lean=LEANING),
+    "pocket-pieces": Recipe("shape", tuple(PIECES), lean=LEANING),
+    "pocket-pairs": Recipe("pair", tuple(f"{c} {s}" for c in PAIR_COLOURS for s in PAIR_SHAPES), lean=LEANING, textured=0.3),
+    "pocket-textures": Recipe("texture", tuple(TEXTURES[1:]), styles=("stained glass",), shapes=tuple(SOLID), sizes=(1.3, 2.2)),
+    "pocket-scenes": Recipe("scene", tuple(SCENES), styles=("chalk",), sizes=(0.5, 1.0), textured=0.55, empty=0.2),
+    "pocket-generic": Recipe("shape", tuple(GENERIC), per_class=(64, 10, 50), styles=tuple(STYLES), textured=0.55, tidy=False),
 }
 
 
@@ -78,30 +86,30 @@ def factors(name, split):
     n = len(y)
     rng = np.random.default_rng([zlib.crc32(name.encode()), SPLITS.index(split)])
     fixed = {
-        "style": indices(recipe.styles, STYLES)[rng.integers(len(recipe.styles), size=n)],
+        "style": indices(recipe.styles, STYLES + NEW_STYLES)[rng.integers(len(recipe.styles), size=n)],
         "size": np.where(rng.random(n) < recipe.empty, 0.0, rng.uniform(*recipe.sizes, n)),
+        "texture": np.where(rng.random(n) < recipe.textured, rng.integers(1, len(TEXTURES), n), 0),
     }
+    if recipe.lean:
+        fixed["angle"] = rng.uniform(*recipe.lean, n)
     if recipe.shapes:
         fixed["shape"] = indices(recipe.shapes, SHAPES)[rng.integers(len(recipe.shapes), size=n)]
     if recipe.factor == "pair":
         colour, shape = np.divmod(y, len(PAIR_SHAPES))
         fixed["colour"], fixed["shape"] = indices(PAIR_COLOURS, COLOUR_NAMES)[colour], indices(PAIR_SHAPES, SHAPES)[shape]
-        fixed["texture"] = np.where(rng.random(n) < 0.7, 0, rng.integers(1, len(TEXTURES), n))
     else:
         order = {"shape": SHAPES, "texture": TEXTURES, "scene": SCENES}[recipe.factor]
         fixed[recipe.factor] = indices(recipe.classes, order)[y]
-    return world.sample(rng, n, **fixed)
+    f = world.sample(rng, n, **fixed)
+    if recipe.tidy:
+        f.others[:, :, 2], f.noise = 0, f.noise / 2
+    return f
 
 
 def draw(name, split):
     """Pixels of a split: uint8 [N, 40, 40, 3]."""
     f = factors(name, split)
     return np.concatenate([drawing.draw(f[i:i + 512]) for i in range(0, len(f), 512)])
-
-
-def write_captions(name, split, seed=0):
-    """A web-like caption for every picture of a split (for looking at; no data set is trained on captions)."""
-    return captions.write(factors(name, split), np.random.default_rng(seed))
 
 
 def real_digits(split):

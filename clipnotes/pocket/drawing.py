@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipnotes.pocket.world import CANVAS, COLOURS, GLYPHS, SCENES, STYLES, TEXTURES
+from clipnotes.pocket.world import CANVAS, COLOURS, GLYPHS, NEW_STYLES, SCENES, STYLES, TEXTURES
 
 TEMPLATE = 48  # pixels a side of a signed-distance template
 PALETTE = torch.tensor(list(COLOURS.values()))  # [colours, 3]
@@ -287,6 +287,16 @@ def blueprint(image, mask):
     return paint((.08, .20, .50), (.90, .95, 1.), torch.maximum(lines[:, 0], grid))
 
 
+def chalk(image, mask):
+    lines = torch.maximum(edges(image), edges(mask[:, None])) * (0.55 + 0.45 * NOISE[:CANVAS, :CANVAS])
+    tint = image / image.amax(1, keepdim=True).clamp(min=0.1)
+    return torch.tensor((.10, .18, .14))[:, None, None] + lines * (0.2 + 0.7 * tint)
+
+
+def stained_glass(image, mask):
+    return 1.3 * image * (1 - edges(image))
+
+
 STYLE_FUNCTIONS = {  # (image [n, 3, 40, 40], mask of the shape [n, 40, 40]) -> [n, 3, 40, 40]
     "photo": lambda image, mask: image,
     "blurred": lambda image, mask: blur(blur(image)),
@@ -295,6 +305,8 @@ STYLE_FUNCTIONS = {  # (image [n, 3, 40, 40], mask of the shape [n, 40, 40]) -> 
     "sketch": sketch,
     "neon": neon,
     "blueprint": blueprint,
+    "chalk": chalk,
+    "stained glass": stained_glass,
 }
 
 
@@ -322,7 +334,7 @@ def draw(f):
     colour, colour2 = (PALETTE[torch.from_numpy(c)][:, :, None, None] + jitter for c in (f.colour, f.colour2))
     image = over(paint(colour, colour2, texture), image, mask)
 
-    image = by_kind(f.style, STYLE_FUNCTIONS, STYLES, image, mask)
+    image = by_kind(f.style, STYLE_FUNCTIONS, STYLES + NEW_STYLES, image, mask)
     image = image * (0.8 + 0.4 * luck[:, 7:8])  # exposure
     generator = torch.Generator().manual_seed(int(f.luck[0, 0] * 2**31))
     image = image + torch.randn(image.shape, generator=generator) * column(f.noise)[:, None]

@@ -10,7 +10,9 @@ Held out of pre-training by design (`held_out`), so that the downstream data set
 2. shape number s with colour number c wherever (s + c) mod 6 = 0: one sixth of all shape-colour pairs;
 3. shape number s with texture number t wherever (s + t) mod 7 = 0, the plain fill excepted;
 4. of the objects (the classes of pocket-glyphs), number o is never seen as sketch, neon or pixel art when
-   o mod 3 = 0, 1, 2 respectively.
+   o mod 3 = 0, 1, 2 respectively;
+5. the styles of `NEW_STYLES`, chalk and stained glass;
+6. a shape that leans by more than 0.5 rad (most lean by less than 0.2).
 """
 from __future__ import annotations
 
@@ -61,6 +63,8 @@ TEXTURES = ["plain", "striped", "dotted", "checkered", "zigzag", "wavy", "grid",
 SCENES = ["plain wall", "sky", "sea", "beach", "desert", "meadow", "forest", "mountains", "snow field", "city",
           "road", "night", "sunset", "brick wall", "wooden floor", "squared paper", "space", "fire"]
 STYLES = ["photo", "blurred", "faded", "pixel art", "sketch", "neon", "blueprint"]
+NEW_STYLES = ["chalk", "stained glass"]  # of data sets only; numbered after STYLES
+MAX_LEAN = 0.5  # radians, of a free draw
 
 N_DISTRACTORS = 3  # slots; a slot of size 0 is empty
 
@@ -78,7 +82,7 @@ class Factors:
     colour2: np.ndarray     # [N] second colour, seen where the texture is not plain
     texture: np.ndarray     # [N] index into TEXTURES
     scene: np.ndarray       # [N] index into SCENES
-    style: np.ndarray       # [N] index into STYLES
+    style: np.ndarray       # [N] index into STYLES + NEW_STYLES
     size: np.ndarray        # [N] half the side of the shape's square, which it fills to 60-83 %; 0 leaves it out
     x: np.ndarray           # [N] centre
     y: np.ndarray           # [N] centre, downwards
@@ -112,7 +116,7 @@ def sample(rng, n, difficulty=1.0, **fixed):
         style=np.where(styled, rng.integers(1, len(STYLES), size=n), 0),
         size=rng.uniform(0.85 - 0.35 * d, 0.95, n),
         x=rng.uniform(-1, 1, n), y=rng.uniform(-1, 1, n),
-        angle=rng.normal(0, 0.05 + 0.15 * d, n).clip(-0.5, 0.5),
+        angle=rng.normal(0, 0.05 + 0.15 * d, n).clip(-MAX_LEAN, MAX_LEAN),
         noise=rng.uniform(0, 0.08 * d, n),
         others=np.stack([rng.integers(len(SHAPES), size=(n, N_DISTRACTORS)),
                          rng.integers(len(COLOURS), size=(n, N_DISTRACTORS)),
@@ -129,12 +133,13 @@ def sample(rng, n, difficulty=1.0, **fixed):
 
 
 def held_out(f):
-    """Boolean [N]: which pictures show a combination that pre-training never sees (rules 1 to 4 above)."""
+    """Boolean [N]: which pictures show a combination that pre-training never sees (rules 1 to 6 above)."""
     pair = np.isin(f.shape, indices(PAIR_SHAPES, SHAPES)) & np.isin(f.colour, indices(PAIR_COLOURS, COLOUR_NAMES))
     shape_colour = (f.shape + f.colour) % 6 == 0
     shape_texture = ((f.shape + f.texture) % 7 == 0) & (f.texture != TEXTURES.index("plain"))
     object_style = (f.shape < len(OBJECTS)) & (f.style == indices(["sketch", "neon", "pixel art"], STYLES)[f.shape % 3])
-    return pair | shape_colour | shape_texture | object_style
+    new = (f.style >= len(STYLES)) | (np.abs(f.angle) > MAX_LEAN)
+    return pair | shape_colour | shape_texture | object_style | new
 
 
 def sample_pretraining(rng, n, difficulty=1.0):
