@@ -1,7 +1,11 @@
-"""Supervised training of the adapters inside the image encoder (arXiv 2409.11338; recipe of the authors' code)."""
+"""Supervised training of the adapters inside the image encoder (arXiv 2409.11338; recipe of the authors' code).
+
+What every training of adapters shares stands below: recipes, the order of images, steps, checkpoints.
+"""
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipnotes.backbone.adapters import attach
+from clipnotes.backbone.adapters import Adapters, attach
 from clipnotes.backbone.clip import ImageReader
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
@@ -17,10 +21,10 @@ from clipnotes.files import atomic_write
 
 @dataclass(frozen=True)
 class Recipe:
-    """The authors' settings: AdamW with a constant rate and torch's other defaults, one epoch, no augmentation.
+    """The authors' settings but for the pixels: AdamW, constant rate, torch's other defaults, no augmentation.
 
-    normalise: whether pixels get CLIP's mean and standard deviation, as they do wherever features are used. The
-    authors' training leaves this out (`normalise=False` repeats it): their adapters learn on pixels from 0 to 1.
+    width, scale: of new adapters. normalise: whether pixels get CLIP's mean and standard deviation, as they do wherever
+    features are used. The authors' training leaves this out: their adapters learn on pixels from 0 to 1.
     seed: of the head's start, the order of images and the dropout; that of the adapters' start is theirs.
     """
     epochs: int = 1
@@ -28,57 +32,55 @@ class Recipe:
     weight_decay: float = 0.01
     batch_size: int = 128
     normalise: bool = True
+    width: int = 64
+    scale: float = 0.03
     seed: int = 0
 
 
-def train_supervised(clip, images, labels, adapters=None, checkpoint=None, save_every=50, workers=0, progress=True, **options):
+# What differs from the defaults of `Recipe`; "pocket" was chosen for the pocket backbones, on validation splits.
+RECIPES = {"paper": {"normalise": False}, "pocket": {"scale": 0.1, "lr": 1e-3, "epochs": 8}}
+
+
+def train_supervised(clip, images, labels, adapters=None, recipe=None, checkpoint=None, save_every=50, workers=0,
+                     progress=True, **options):
     """Train adapters to tell generic classes apart; returns the `AdaptedClip` of the trained adapters.
 
     A linear head on the raw corrected features [N, d] is trained along with softmax cross entropy and thrown away. Only
     adapters and head learn; the encoder stays frozen, its batch norms in evaluation mode.
     images: of any kind that `Clip.encode_images` takes. labels: int [N], from 0. adapters: `Adapters` to start from,
-    trained in place; default: new ones of width 64 and scale 0.03. options: fields of `Recipe`. Each epoch leaves out
-    the last incomplete batch, as the authors do, unless there is no other.
+    trained in place; default: new ones. recipe: "paper" or "pocket" (`RECIPES`); default: that of `Recipe`. options:
+    fields of `Recipe`, which go before the recipe's. Each epoch leaves out the last incomplete batch, as the authors
+    do, unless there is no other.
     checkpoint: file that keeps the state every `save_every` steps; a killed run goes on from it to the same weights.
     The result's `trained` has the recipe, which `save` keeps, its `losses` one number a step.
 
     Raises ClipnotesError for labels that do not fit, bad options, a checkpoint of another training, and divergence.
     """
-    from tqdm.auto import tqdm
-
-    recipe, labels = make_recipe(options), checked_labels(labels, len(images))
+    recipe = make_recipe(Recipe, RECIPES, recipe, options, adapters)
+    labels = checked_labels(labels, len(images))
+    adapters = adapters or Adapters(clip.model.visual, width=recipe.width, scale=recipe.scale)
     adapted = attach(clip, adapters)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         head = nn.Linear(clip.dim, int(labels.max()) + 1).to(clip.device)
         learning = [*adapted.adapters.parameters(), *head.parameters()]
         optimizer = torch.optim.AdamW(learning, lr=recipe.lr, weight_decay=recipe.weight_decay)
-        batches = batch_order(recipe, len(labels))
-        identity = {"recipe": asdict(recipe), "adapters": adapted.adapters.recipe, "start": adapted.fingerprint,
-                    "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()}
-        parts = {"adapters": adapted.adapters, "head": head, "optimizer": optimizer}
-        losses = resume(checkpoint, identity, parts)
 
-        data = LabelledImages(ImageReader(images, training_preprocess(clip, recipe.normalise)), labels)
-        loader = torch.utils.data.DataLoader(data, batch_sampler=batches[len(losses):], num_workers=workers)
-        bar = tqdm(total=len(batches), initial=len(losses), desc=f"training adapters of {clip.name}", disable=not progress)
-        adapted.adapters.train()
-        for batch, target in loader:
-            torch.manual_seed(recipe.seed + 1 + len(losses))  # dropout is a function of (seed, step): resumed runs agree
+        def step(number, batch, target):
             loss = F.cross_entropy(head(adapted.forward(batch)), target.to(clip.device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
-            if not loss.isfinite():
-                raise ClipnotesError(f"the loss became {losses[-1]} at step {len(losses)} with lr = {recipe.lr}; lower it")
-            bar.update()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
-            if checkpoint and (len(losses) % save_every == 0 or len(losses) == len(batches)):
-                keep(checkpoint, identity, parts, losses)
-        bar.close()
+            return loss
+
+        data = LabelledImages(ImageReader(images, training_preprocess(clip, recipe.normalise)), labels)
+        identity = {"recipe": asdict(recipe), "adapters": adapted.adapters.recipe, "start": adapted.fingerprint,
+                    "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()}
+        state = Checkpoint(checkpoint, save_every, identity,
+                           {"adapters": adapted.adapters, "head": head, "optimizer": optimizer})
+        adapted.adapters.train()
+        adapted.losses = run_steps(step, data, batch_order(recipe, len(labels)), state, recipe, clip.name, workers, progress)
     adapted.adapters.eval()
-    adapted.losses = losses
     adapted.trained = {"method": "supervised", **asdict(recipe), "images": len(labels), "classes": head.out_features}
     return adapted
 
@@ -91,18 +93,6 @@ class LabelledImages(torch.utils.data.Dataset):
         return self.reader[index], self.labels[index]
 
 
-def make_recipe(options):
-    known = Recipe.__dataclass_fields__
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ClipnotesError(f"unknown option {unknown[0]!r} of the training; choose from {', '.join(known)}")
-    recipe = Recipe(**options)
-    for name, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0)):
-        if getattr(recipe, name) < least:
-            raise ClipnotesError(f"{name} = {getattr(recipe, name)} is out of range; give {least} or more")
-    return recipe
-
-
 def checked_labels(labels, n_images):
     labels = torch.as_tensor(labels)
     if labels.shape != (n_images,) or not n_images:
@@ -112,6 +102,50 @@ def checked_labels(labels, n_images):
     return labels.long().cpu()
 
 
+def training_preprocess(clip, normalise):
+    """The CLIP's preprocessing, without its last step, the normalisation of pixels, where asked."""
+    from torchvision.transforms import Compose
+
+    if normalise:
+        return clip.preprocess
+    pixel_statistics(clip, "normalise=False", "leave it True")
+    return Compose(clip.preprocess.transforms[:-1])
+
+
+def pixel_statistics(clip, wish, instead):
+    """(mean, std) of a CLIP's preprocessing, which a `wish` needs."""
+    from torchvision.transforms import Normalize
+
+    last = getattr(clip.preprocess, "transforms", [None])[-1]
+    if not isinstance(last, Normalize):
+        raise ClipnotesError(f"{wish} cannot be had: the preprocessing of {clip.name} does not end in Normalize; {instead}")
+    return last.mean, last.std
+
+
+# --- what every training of adapters shares -----------------------------------------------------------------------
+
+
+def make_recipe(kind, named, name, options, adapters):
+    """A recipe of the dataclass `kind`: its defaults, changed by the named recipe, changed by the options."""
+    known = kind.__dataclass_fields__
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ClipnotesError(f"unknown option {unknown[0]!r} of the training; choose from {', '.join(known)}")
+    if name is not None and name not in named:
+        raise ClipnotesError(f"unknown recipe {name!r}; choose from {', '.join(named)}, or None for the defaults")
+    if adapters is not None:
+        made = {field: adapters.recipe[field] for field in ("width", "scale")}
+        if set(made) & set(options):
+            raise ClipnotesError("width and scale are options of new adapters, but adapters that are already made were given; "
+                                 "give one or the other")
+        options = options | made
+    recipe = kind(**named.get(name, {}) | options)
+    for field, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0)):
+        if getattr(recipe, field) < least:
+            raise ClipnotesError(f"{field} = {getattr(recipe, field)} is out of range; give {least} or more")
+    return recipe
+
+
 def batch_order(recipe, n):
     """The rows of every step of the training, as lists of ints."""
     generator, size = torch.Generator().manual_seed(recipe.seed), min(recipe.batch_size, n)
@@ -119,41 +153,59 @@ def batch_order(recipe, n):
     return [rows.tolist() for order in orders for rows in order.split(size)]
 
 
-def training_preprocess(clip, normalise):
-    """The CLIP's preprocessing, without its last step, the normalisation of pixels, where asked."""
-    from torchvision.transforms import Compose, Normalize
+def run_steps(step, data, batches, state, recipe, name, workers, progress):
+    """Call loss = step(number, *batch) for every list of rows in `batches`, from where the checkpoint stands.
 
-    if normalise:
-        return clip.preprocess
-    steps = getattr(clip.preprocess, "transforms", [None])
-    if not isinstance(steps[-1], Normalize):
-        raise ClipnotesError(f"normalise=False cannot be had: the preprocessing of {clip.name} does not end in Normalize; "
-                             "leave it True")
-    return Compose(steps[:-1])
+    Returns the losses of all steps, one float each. Raises ClipnotesError where one is not finite.
+    """
+    from tqdm.auto import tqdm
+
+    losses = state.resume()
+    loader = torch.utils.data.DataLoader(data, batch_sampler=batches[len(losses):], num_workers=workers)
+    bar = tqdm(total=len(batches), initial=len(losses), desc=f"training adapters of {name}", disable=not progress)
+    for batch in loader:
+        torch.manual_seed(recipe.seed + 1 + len(losses))  # dropout is a function of (seed, step): resumed runs agree
+        losses.append(step(len(losses), *batch).item())
+        if not math.isfinite(losses[-1]):
+            raise ClipnotesError(f"the loss became {losses[-1]} at step {len(losses)} with lr = {recipe.lr}; lower it")
+        bar.update()
+        bar.set_postfix(loss=f"{losses[-1]:.3f}")
+        if len(losses) % state.every == 0 or len(losses) == len(batches):
+            state.keep(losses)
+    bar.close()
+    return losses
 
 
-# --- the state of a training on disk ------------------------------------------------------------------------------
+@dataclass
+class Checkpoint:
+    """The state of a training in a file, or nowhere where path is None.
 
+    identity: what makes it this training and no other. parts: name -> whatever has a state_dict.
+    """
+    path: str | Path | None
+    every: int  # steps from one writing to the next
+    identity: dict
+    parts: dict
 
-def keep(path, identity, parts, losses):
-    state = {name: part.state_dict() for name, part in parts.items()}
-    with atomic_write(path, "wb") as file:
-        torch.save({"identity": identity, "losses": losses, **state}, file)
+    def keep(self, losses):
+        if self.path:
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            with atomic_write(self.path, "wb") as file:
+                torch.save({"identity": self.identity, "losses": losses, **state}, file)
 
-
-def resume(path, identity, parts):
-    """The losses of the steps that are done, with the state after them put into `parts`; [] where no file is."""
-    if not path or not Path(path).is_file():
-        return []
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        saved = state["identity"]
-    except Exception as error:  # torch and pickle raise their own for damaged files
-        raise ClipnotesError(f"checkpoint {path} cannot be read; delete it to start afresh") from error
-    if saved != identity:
-        differ = ", ".join(name for name in identity if saved.get(name) != identity[name])
-        raise ClipnotesError(f"checkpoint {path} belongs to another training (other {differ}); "
-                             "delete it, or give another file, to start afresh")
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["losses"]
+    def resume(self):
+        """The losses of the steps that are done, with the state after them put into the parts; [] where no file is."""
+        if not self.path or not Path(self.path).is_file():
+            return []
+        try:
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
+            saved = state["identity"]
+        except Exception as error:  # torch and pickle raise their own for damaged files
+            raise ClipnotesError(f"checkpoint {self.path} cannot be read; delete it to start afresh") from error
+        if saved != self.identity:
+            differ = ", ".join(name for name in self.identity if saved.get(name) != self.identity[name])
+            raise ClipnotesError(f"checkpoint {self.path} belongs to another training (other {differ}); "
+                                 "delete it, or give another file, to start afresh")
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        return state["losses"]
