@@ -1,0 +1,64 @@
+"""Does the change in overlap go with the change in accuracy (paper A, claim 4)? Correlation over runs in groups."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipnotes.errors import ClipnotesError
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r and Spearman's rho, with bootstrap intervals over groups. n: rows. n_groups: data sets."""
+    pearson: float
+    pearson_interval: tuple
+    spearman: float
+    spearman_interval: tuple
+    n: int
+    n_groups: int
+
+
+def correlation(overlap_change, accuracy_change, groups, draws=2000, level=0.95, seed=0):
+    """Correlation of two changes over rows such as (data set, shots, seed), as a `Correlation`.
+
+    overlap_change, accuracy_change: [n], both corrected minus original: if less overlap brings accuracy, the correlation
+    is negative. groups: [n], the data set of each row. Rows of one data set share its images, so they are no
+    independent evidence: the bootstrap draws whole data sets, with replacement (percentile interval at `level`).
+    Draws in which either change is constant have no correlation and are left out.
+    Raises ClipnotesError for lengths that differ, NaN, fewer than three data sets and changes that are constant.
+    """
+    x, y, groups = (np.asarray(values) for values in (overlap_change, accuracy_change, groups))
+    if not x.shape == y.shape == groups.shape or x.ndim != 1:
+        raise ClipnotesError(f"{x.shape} overlap changes, {y.shape} accuracy changes and {groups.shape} groups do not fit; "
+                             "give one of each for every row")
+    x, y = x.astype(float), y.astype(float)
+    for values, name in ((x, "overlap_change"), (y, "accuracy_change")):
+        if not np.isfinite(values).all():
+            raise ClipnotesError(f"{int((~np.isfinite(values)).sum())} rows of {name} are NaN or infinite; leave them out")
+        if np.ptp(values) == 0:
+            raise ClipnotesError(f"{name} is the same in all {len(values)} rows, so nothing can correlate with it; "
+                                 "give runs that differ")
+    names, membership = np.unique(groups, return_inverse=True)
+    if len(names) < 3:
+        raise ClipnotesError(f"rows of {len(names)} data sets; a bootstrap over data sets needs three or more")
+    rows_of = [np.flatnonzero(membership == i) for i in range(len(names))]
+    rng, samples = np.random.default_rng(seed), []
+    for chosen in rng.integers(len(names), size=(draws, len(names))):
+        rows = np.concatenate([rows_of[i] for i in chosen])
+        if np.ptp(x[rows]) and np.ptp(y[rows]):
+            samples.append((pearson(x[rows], y[rows]), spearman(x[rows], y[rows])))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    intervals = [tuple(map(float, interval)) for interval in np.quantile(samples, tails, axis=0).T]
+    return Correlation(pearson(x, y), intervals[0], spearman(x, y), intervals[1], len(x), len(names))
+
+
+def pearson(x, y):
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def spearman(x, y):
+    """Pearson's r of the ranks; ties share their mean rank."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(x), rankdata(y))
