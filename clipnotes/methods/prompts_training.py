@@ -1,0 +1,79 @@
+"""The training of prompts: the recipe of CoOp as paper B uses it, for one prompt or many at once."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.methods.inputs import class_labels
+from clipnotes.methods.losses import loss_function
+from clipnotes.methods.sgd import batch_rows, batch_views, check_loss, learning_rate, unit_views
+
+
+def fit_many(models, data, progress=True, callback=None):
+    """Fit several `PromptTuning`s, each on its own (x, y), training those of the same form in one batched computation.
+
+    Of the same form are models with one CLIP object and equal settings but for seed, init, loss, q, lr, momentum and
+    weight_decay, on equal numbers of images and views. Each learns what it would alone, up to float rounding.
+    data: a list of (x, y) as `fit` takes them. callback(epoch, model) is called for every model after each of its epochs.
+    Returns the models. Raises as `fit` does.
+    """
+    from tqdm.auto import tqdm
+
+    if len(models) != len(data):
+        raise ClipnotesError(f"{len(models)} models, but {len(data)} pairs of features and labels; give one pair a model")
+    groups = {}
+    for model, (x, y) in zip(models, data, strict=True):
+        x, y = training_data(model, x, y)
+        form = (id(model.clip), model.sequences, model.batch_size, model.epochs, model.recompute, x.shape)
+        groups.setdefault(form, []).append((model, x, y))
+    with tqdm(total=sum(group[0][0].epochs for group in groups.values()), desc="prompt tuning", leave=False,
+              disable=not progress) as bar:
+        for group in groups.values():
+            for epoch, _ in enumerate(train(*zip(*group, strict=True)), 1):
+                bar.update()
+                if callback:
+                    for model, _, _ in group:
+                        callback(epoch, model)
+    return models
+
+
+def train(models, xs, ys):
+    """Train B models of the same form on unit views x [V, N, d] and labels y [N]; yields after every epoch."""
+    first, (n_views, n, _) = models[0], xs[0].shape
+    for model in models:
+        model.start()
+    learnt = [model.learnt_.clone().requires_grad_() for model in models]
+    if not learnt[0].numel():
+        return  # bare class names
+    losses = [loss_function(model.loss, model.q) for model in models]
+    optimiser = torch.optim.SGD([{"params": [part], "momentum": model.momentum, "weight_decay": model.weight_decay}
+                                 for part, model in zip(learnt, models, strict=True)])
+    for model in models:
+        model.losses_ = []
+    orders = zip(*(batch_rows(n, m.batch_size, m.epochs, m.seed) for m in models), strict=True)
+    shown = zip(*(batch_views(n_views, n, m.epochs, m.seed) for m in models), strict=True)
+    for epoch, (batches, views) in enumerate(zip(orders, shown, strict=True), 1):
+        for model, group in zip(models, optimiser.param_groups, strict=True):
+            group["lr"] = learning_rate(epoch, model.epochs, model.lr)
+        totals, steps = torch.zeros(len(models)), len(batches[0])
+        for rows in zip(*batches, strict=True):  # of every model, [n]
+            features = torch.stack([x[v[r], r] for x, v, r in zip(xs, views, rows, strict=True)])  # [B, n, d]
+            text = F.normalize(first.encoder(torch.stack(learnt)), dim=-1)                  # [B, C, d]
+            logits = first.clip.logit_scale * features @ text.mT                            # [B, n, C]
+            loss = torch.stack([f(z, y[r]) for f, z, y, r in zip(losses, logits, ys, rows, strict=True)])
+            optimiser.zero_grad()
+            loss.sum().backward()  # the models share nothing, so each gets the gradient of its own loss
+            optimiser.step()
+            totals += loss.detach().cpu()
+        for model, part, total in zip(models, learnt, (totals / steps).tolist(), strict=True):
+            check_loss(total, epoch, model.lr)
+            model.learnt_ = part.detach().clone()
+            model.losses_.append(total)
+        yield
+
+
+def training_data(model, x, y):
+    """(unit views [V, N, d], labels [N]) on the device of the model's CLIP."""
+    clip, x = model.clip, unit_views(x, "x", model.clip.dim).float()
+    return x.to(clip.device), class_labels(y, "y", x.shape[1], len(model.classnames)).to(clip.device)
