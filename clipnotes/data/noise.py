@@ -1,0 +1,219 @@
+"""Label noise: wrong labels of several kinds, drawn from a seed, with the true noise rate (paper B, section 4)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipnotes.errors import ClipnotesError
+
+KINDS = ("uniform", "pairflip", "confusion", "human", "ptnl")
+
+
+@dataclass
+class NoisyLabels:
+    """Given labels, int64 [M], of the rows `indices`, int64 [M], and which of them are wrong, bool [M]."""
+    labels: torch.Tensor
+    is_noisy: torch.Tensor
+    indices: torch.Tensor
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def rate(self):
+        """True share of wrong labels, in [0, 1]; it may differ from the rate that was asked for."""
+        return self.is_noisy.double().mean().item()
+
+
+def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=None, shots=None, path=None, key=None):
+    """Give some labels of y, int [N], a wrong value; returns `NoisyLabels`.
+
+    "uniform", "pairflip" and "confusion" flip exactly round(rate K) of the K rows of every class, drawn from `seed`, to
+    - uniform: another class, all equally likely;
+    - pairflip: the next class, y + 1, and class 0 after the last;
+    - confusion: the wrong class that `logits` [N, C], zero-shot ones, like best for this image (paper B, Table 4).
+    With one seed the flips at a lower rate are among those at a higher one. Two kinds take no part in this:
+    - ptnl: the released sampler of paper B, see `ptnl_sample`; needs `shots`, chooses rows of the full training split y;
+    - human: the labels of a file, see `read_labels`, in the order of y; it has its own rate, so leave `rate` out.
+
+    n_classes: C; by default one more than the largest label. Raises ClipnotesError for a rate outside [0, 1], labels out
+    of range, one class only, classes too small for any flip, and whatever a kind needs and did not get.
+    """
+    if kind not in KINDS:
+        raise ClipnotesError(f"noise kind {kind!r} is unknown; choose {', '.join(KINDS)}")
+    y, n_classes = checked_labels(y, n_classes)
+    if kind == "human":
+        return human_labels(y, n_classes, rate, path, key)
+    check_rate(rate)
+    if kind == "ptnl":
+        return ptnl_sample(y, shots, rate, n_classes, seed)
+    if kind == "confusion":
+        wrong = favourite_wrong_class(logits, y, n_classes)
+    rng, labels = np.random.default_rng(seed), y.copy()
+    for c, rows in class_rows(y, n_classes):
+        order, steps = rng.permutation(len(rows)), rng.integers(1, n_classes, len(rows))
+        flipped = rows[order[:round(rate * len(rows))]]
+        if kind == "uniform":
+            labels[flipped] = (c + steps[:len(flipped)]) % n_classes
+        else:
+            labels[flipped] = (c + 1) % n_classes if kind == "pairflip" else wrong[flipped]
+    if rate and (labels == y).all():
+        raise ClipnotesError(f"noise rate {rate} of classes with at most {np.bincount(y).max()} images rounds to no wrong "
+                             "label at all; raise the rate or give more images")
+    return noisy_labels(labels, y, np.arange(len(y)))
+
+
+def ptnl_sample(y, shots, rate, n_classes=None, seed=1):
+    """`shots` images a class out of a full training split, int [N], as the released code of paper B picks them.
+
+    The first half of each class, in the order of the split, may only give right labels, the second half only wrong ones.
+    Class by class, F = round(rate shots) images are drawn with replacement from the second halves of all OTHER classes,
+    less those that earlier classes took, and shots - F from its own first half: without replacement if that has `shots`
+    images, else with. Repeated images count once, so fewer than shots * C rows remain, and where classes are small the
+    true rate differs from the one asked for. Rows come in the order of the split.
+
+    Raises ClipnotesError for a class without images and for other classes that have run out of wrong images.
+    """
+    check_rate(rate)
+    if not shots or shots < 1:
+        raise ClipnotesError(f'shots = {shots}, but noise kind "ptnl" draws that many images a class; give 1 or more')
+    y, n_classes = checked_labels(y, n_classes)
+    rows_of, n_wrong = dict(class_rows(y, n_classes)), round(rate * shots)
+    empty = [c for c, rows in rows_of.items() if not len(rows)]
+    if empty:
+        raise ClipnotesError(f"class {empty[0]} has no image to draw from; give the full training split")
+    rng, given, taken = np.random.default_rng(seed), {}, np.zeros(len(y), bool)
+    second_half = np.concatenate([rows[(len(rows) + 1) // 2:] for rows in rows_of.values()])
+    for c, rows in rows_of.items():
+        pool = second_half[(y[second_half] != c) & ~taken[second_half]]
+        if n_wrong and not len(pool):
+            raise ClipnotesError(f"no wrong images are left for class {c}: the second halves of the other classes hold "
+                                 "too few; lower the rate or shots, or give the full training split")
+        wrong = rng.choice(pool, n_wrong) if n_wrong else []
+        first_half = rows[:(len(rows) + 1) // 2]
+        right = rng.choice(first_half, shots, replace=len(first_half) < shots)[n_wrong:]
+        taken[wrong] = True
+        given |= dict.fromkeys([*wrong, *right], c)
+    indices = np.sort(np.fromiter(given, np.int64))
+    return noisy_labels(np.array([given[i] for i in indices]), y[indices], indices)
+
+
+def favourite_wrong_class(logits, y, n_classes):
+    """The class other than y with the largest of the logits [N, C] of each row: int64 [N]."""
+    if logits is None:
+        raise ClipnotesError('noise kind "confusion" needs zero-shot logits [N, C] of the same images; give logits=')
+    logits = torch.as_tensor(logits).double().cpu().numpy().copy()
+    if logits.shape != (len(y), n_classes):
+        raise ClipnotesError(f"logits have shape {list(logits.shape)}, but {len(y)} labels of {n_classes} classes need "
+                             f"[{len(y)}, {n_classes}]")
+    if np.isnan(logits).any():
+        raise ClipnotesError(f"{np.isnan(logits).any(1).sum()} rows of logits hold NaN; compute them again")
+    logits[np.arange(len(y)), y] = -np.inf
+    return logits.argmax(1)
+
+
+# --- human labels -------------------------------------------------------------------------------------------------
+
+
+def human_labels(y, n_classes, rate, path, key):
+    """The labels of a file as `NoisyLabels` of the true labels y."""
+    if path is None:
+        raise ClipnotesError('noise kind "human" needs the file with the given labels; give path=')
+    if rate is not None:
+        raise ClipnotesError(f'noise kind "human" has the noise rate of its file, but rate = {rate} was given; leave it out')
+    labels = read_labels(path, key)
+    if labels.shape != y.shape:
+        raise ClipnotesError(f"{path} holds labels of shape {list(labels.shape)} for {len(y)} images; "
+                             "give one label an image, in the order of the training split")
+    return noisy_labels(checked_labels(labels, n_classes, f" of {Path(path).name}")[0], y, np.arange(len(y)))
+
+
+def read_labels(path, key=None):
+    """Labels from a .npy, .npz, .txt (one a line), .csv or .pt file: an int64 array.
+
+    key: the array of a .npz, the column of a .csv or the entry of a dict in a .pt (such as "aggre_label" of CIFAR-10N);
+    not needed where there is only one. Nothing but tensors and plain numpy arrays is ever unpickled.
+    """
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise ClipnotesError(f"label file {path.name} is of no known type; give one of {', '.join(READERS)}")
+    if not path.is_file():
+        raise ClipnotesError(f"label file {path} does not exist; check the path")
+    try:
+        content = READERS[path.suffix](path)
+    except Exception as error:  # each library raises its own for damaged and foreign files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClipnotesError(f"label file {path} cannot be read ({reason[:200]}); it must hold whole numbers") from error
+    if isinstance(content, dict):
+        if key is None and len(content) == 1:
+            key = next(iter(content))
+        if key not in content:
+            raise ClipnotesError(f"label file {path.name} has no entry {key!r}; give key= one of "
+                                 f"{', '.join(map(str, content))}")
+        content = content[key]
+    labels = np.asarray(content)
+    if labels.dtype.kind not in "iu":
+        raise ClipnotesError(f"label file {path.name} holds values of type {labels.dtype}; labels must be whole numbers")
+    return labels.astype(np.int64)
+
+
+def read_npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def read_csv(path):
+    import pandas as pd
+
+    return {column: values.to_numpy() for column, values in pd.read_csv(path).items()}
+
+
+def read_torch(path):
+    """The content of a torch file: tensors, or numpy arrays as in CIFAR-10N's, with all else refused."""
+    dtypes = [type(np.dtype(code)) for code in np.typecodes["AllInteger"]]
+    with torch.serialization.safe_globals([*ARRAY_GLOBALS, np.ndarray, np.dtype, *dtypes]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+# What pickled arrays call, under the names that older and newer versions of numpy write.
+_reconstruct = np.empty(0).__reduce__()[0]
+ARRAY_GLOBALS = [(_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+
+READERS = {".npy": lambda path: np.load(path, allow_pickle=False), ".npz": read_npz,
+           ".txt": lambda path: np.loadtxt(path, dtype=np.int64, ndmin=1), ".csv": read_csv, ".pt": read_torch}
+
+
+# --- checks -------------------------------------------------------------------------------------------------------
+
+
+def noisy_labels(labels, true_labels, indices):
+    return NoisyLabels(*map(torch.from_numpy, (labels, labels != true_labels, indices)))
+
+
+def class_rows(y, n_classes):
+    """Yield (class, its rows in order)."""
+    for c in range(n_classes):
+        yield c, np.flatnonzero(y == c)
+
+
+def check_rate(rate):
+    if rate is None or not 0 <= rate <= 1:
+        raise ClipnotesError(f"noise rate {rate} is out of range; it must lie between 0 and 1, such as 0.25")
+
+
+def checked_labels(y, n_classes, where=""):
+    """(int64 array [N], number of classes); ClipnotesError for labels out of range or too few classes."""
+    y = torch.as_tensor(y).cpu().numpy()
+    if y.ndim != 1 or not len(y) or y.dtype.kind not in "iu":
+        raise ClipnotesError(f"labels{where} have shape {list(y.shape)} and type {y.dtype}; give whole numbers [N]")
+    n_classes = int(y.max()) + 1 if n_classes is None else n_classes
+    if n_classes < 2:
+        raise ClipnotesError(f"{n_classes} class, but a wrong label needs another one; give two or more")
+    if y.min() < 0 or y.max() >= n_classes:
+        bad = y.min() if y.min() < 0 else y.max()
+        raise ClipnotesError(f"label {bad}{where} is out of range; labels must be 0 to {n_classes - 1}, as there are "
+                             f"{n_classes} classes")
+    return y.astype(np.int64), n_classes
