@@ -1,0 +1,256 @@
+"""Fine-tuning whole encoders: the text tower of a CLIP (TEnc-FT), and an image classifier without a text tower.
+
+Both are what paper B sets prompt tuning against (Table 1 and Fig. 1); all train with the recipe of `sgd`.
+"""
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clipnotes.backbone.adapter_training import Checkpoint
+from clipnotes.backbone.clip import ImageReader, load_clip
+from clipnotes.backbone.prompt_encoding import PromptEncoder, pooling, text_tower, token_ids
+from clipnotes.backbone.text import fill
+from clipnotes.data.features import cache_dir
+from clipnotes.errors import ClipnotesError
+from clipnotes.methods.inputs import class_labels, unit_features
+from clipnotes.methods.losses import loss_function
+from clipnotes.methods.probes import Classifier
+from clipnotes.methods.sgd import batch_rows, make_recipe, train, unit_views
+
+
+class TextEncoderTuning(Classifier):
+    """TEnc-FT: one fixed phrase a class, the whole text tower trained, cached features as the image side (paper B, Table 1).
+
+    logits = logit_scale x t', t the unit features of the phrases under the tower as trained so far; all its parameters
+    learn, token embeddings and projection included. A copy is trained: `clip` stays as it was. loss: "ce", "gce" or
+    "mae", with q for "gce". recipe: fields of `sgd.Recipe`. After `fit`: tower_, losses_ (the mean of each epoch).
+    """
+
+    def __init__(self, clip, classnames, template="a photo of a {}.", loss="ce", q=0.7, progress=True, **recipe):
+        self.clip, self.classnames, self.template, self.progress = clip, list(classnames), template, progress
+        self.loss_function, self.recipe = loss_function(loss, q), make_recipe(recipe)
+        self.sequences = token_ids(clip, [fill([template], name)[0] for name in self.classnames])
+
+    def fit(self, x, y, callback=None):
+        """Train on features [N, d], or on views [V, N, d] of which a row shows one an epoch, with labels [N].
+
+        callback(epoch, self), if given, is called after every epoch (from 1). Raises ClipnotesError for shapes, labels
+        and values that do not fit, a tower of another kind than CLIP's own, and where the loss diverges.
+        """
+        x = unit_views(x, "x", self.clip.dim).to(self.clip.device, torch.float32)
+        y = class_labels(y, "y", x.shape[1], len(self.classnames)).to(self.clip.device)
+        self.tower_ = TextTower(self.clip.model)
+        self.encoder = PromptEncoder(self.tower_, self.sequences)
+        self.losses_ = train(
+            self.recipe, self.tower_.parameters(), lambda views, rows: self.loss_function(self(x[views, rows]), y[rows]),
+            len(y), len(x), callback and (lambda epoch: callback(epoch, self)), "tuning the text tower", self.progress)
+        return self
+
+    def __call__(self, x):
+        """Logits [b, C] of unit features [b, d] on the CLIP's device, with gradients for `tower_`."""
+        return self.clip.logit_scale * x @ self.unit_texts().T
+
+    def unit_texts(self):
+        self.fitted("tower_")
+        return F.normalize(self.encoder()[0], dim=-1)
+
+    @torch.no_grad()
+    def text_features(self):
+        """Unit text features [C, d] as trained so far."""
+        return self.unit_texts().cpu()
+
+    def logits(self, x):
+        """[N, C] from features [N, d], which need not be unit."""
+        return self.clip.logit_scale * unit_features(x, "x", self.clip.dim).float() @ self.text_features().T
+
+
+class TextTower(nn.Module):
+    """A trainable copy of the text side of an open_clip model: what `PromptEncoder` reads of it."""
+
+    def __init__(self, model):
+        super().__init__()
+        tower = text_tower(model)
+        for part in ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection"):
+            setattr(self, part, copy.deepcopy(getattr(tower, part)))
+        self.attn_mask, self.text_pool_type = tower.attn_mask, pooling(tower)
+        self.requires_grad_()
+
+
+class ImageEncoderFineTuning(Classifier):
+    """Fine-tune all of an image classifier: "ImageNet fine-tuning" of paper B, Fig. 1. There is no text side.
+
+    network: a module from pixels to logits whose last layer, `head` or `fc`, is an nn.Linear; preprocess: PIL image ->
+    tensor. Both as `pretrain_classifier` and `imagenet_resnet50` return them. A copy is trained, its batch norms in
+    training mode as in the released code. head: "new" (random), or "kept" (class k is output k, as in that code).
+    train_transform: PIL image -> tensor, drawn anew every epoch, instead of `preprocess` in training.
+    loss, q, recipe: as in `TextEncoderTuning`. After `fit`: network_, losses_.
+    """
+
+    def __init__(self, network, preprocess, head="new", train_transform=None, loss="ce", q=0.7, device="cpu", progress=True,
+                 **recipe):
+        if head not in ("new", "kept"):
+            raise ClipnotesError(f'head = {head!r} is unknown; choose "new" or "kept"')
+        self.network, self.preprocess, self.head, self.train_transform = network, preprocess, head, train_transform
+        self.device, self.progress = device, progress
+        self.loss_function, self.recipe = loss_function(loss, q), make_recipe(recipe)
+
+    def fit(self, images, y, n_classes=None, callback=None):
+        """Train on images, of any kind that `Clip.encode_images` takes, with labels [N].
+
+        callback(epoch, self), if given, is called after every epoch (from 1). Raises ClipnotesError for images that
+        cannot be read, labels that do not fit, a network without a head, and where the loss diverges.
+        """
+        y = class_labels(y, "y", len(images), n_classes).to(self.device)
+        self.n_classes_ = n_classes or 1 + int(y.max())
+        with torch.random.fork_rng():
+            torch.manual_seed(self.recipe.seed)  # of the new head and of the training transform
+            self.network_ = self.start().to(self.device, memory_format=torch.channels_last)
+            if self.train_transform:
+                batch = ImageReader(images, self.train_transform)
+            else:
+                batch = pixels(ImageReader(images, self.preprocess), range(len(images)))
+            self.losses_ = train(
+                self.recipe, self.network_.parameters(),
+                lambda _, rows: self.loss_function(self(pixels(batch, rows.tolist())), y[rows]),
+                len(y), 1, callback and (lambda epoch: callback(epoch, self)), "fine-tuning the image encoder", self.progress)
+        return self
+
+    def start(self):
+        """A trainable copy of the network with the head that was asked for."""
+        network = copy.deepcopy(self.network).requires_grad_()
+        name = next((name for name in ("head", "fc") if isinstance(getattr(network, name, None), nn.Linear)), None)
+        if name is None:
+            raise ClipnotesError(f"{type(network).__name__} has no linear layer called head or fc; give a network with one")
+        head = getattr(network, name)
+        if self.head == "new":
+            setattr(network, name, nn.Linear(head.in_features, self.n_classes_))
+        elif head.out_features < self.n_classes_:
+            raise ClipnotesError(f'head="kept" has {head.out_features} outputs for {self.n_classes_} classes; use head="new"')
+        return network
+
+    def __call__(self, batch):
+        """Logits [b, C] of pixels [b, 3, s, s], with gradients for `network_` and batch norms in training mode."""
+        network = self.fitted("network_").train()
+        return network(batch.to(self.device, memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def logits(self, images, batch_size=64):
+        """[N, C] of images, batch norms in evaluation mode; a kept head's further outputs are left out."""
+        network, reader = self.fitted("network_").eval(), ImageReader(images, self.preprocess)
+        batches = torch.arange(len(images)).split(batch_size)
+        logits = [network(pixels(reader, rows.tolist()).to(self.device)).cpu() for rows in batches]
+        return torch.cat(logits)[:, :self.n_classes_]
+
+
+def pixels(source, rows):
+    """The images of these rows as one tensor [b, 3, s, s]."""
+    return torch.stack([source[i] for i in rows]).contiguous(memory_format=torch.channels_last)
+
+
+# --- networks to start from ---------------------------------------------------------------------------------------
+
+
+class ImageClassifier(nn.Module):
+    """An image tower [b, 3, s, s] -> [b, d] with a linear head: logits [b, C]."""
+
+    def __init__(self, visual, dim, n_classes):
+        super().__init__()
+        self.visual, self.head = visual, nn.Linear(dim, n_classes)
+
+    def forward(self, batch):
+        return self.head(self.visual(batch))
+
+
+def image_tower(clip):
+    """(network, preprocess): a CLIP's own image tower, to be fine-tuned with a new head; its text side is left behind.
+
+    A layer norm before the head evens out the length of raw features, which the recipe's learning rate is not made for.
+    """
+    visual = nn.Sequential(copy.deepcopy(clip.model.visual), nn.LayerNorm(clip.dim, elementwise_affine=False))
+    return ImageClassifier(visual, clip.dim, 1).eval(), clip.preprocess
+
+
+def imagenet_resnet50(path=None):
+    """(network, preprocess): torchvision's ResNet-50 with its first ImageNet weights, as in paper B's code.
+
+    path: the weights' file; by default where torchvision keeps it. Nothing is downloaded. Raises ClipnotesError where
+    the file is missing or holds something else.
+    """
+    from torchvision.models import ResNet50_Weights, resnet50
+
+    weights = ResNet50_Weights.IMAGENET1K_V1
+    path = Path(path or Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name)
+    if not path.is_file():
+        raise ClipnotesError(f"the ImageNet weights of ResNet-50 are not at {path}; get them from {weights.url} and put "
+                             "them there, or give their path")
+    network = resnet50()
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch and pickle raise their own for damaged and foreign files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClipnotesError(f"{path} does not hold weights of ResNet-50 ({reason[:200]}); get {weights.url}") from error
+    return network, weights.transforms()
+
+
+def pretrain_classifier(name, task, epochs=12, batch_size=32, lr=1.5e-3, weight_decay=0.1, seed=0, progress=True):
+    """(network, preprocess): the image tower of the CLIP `name`, trained from random weights to classify a task's images.
+
+    The pocket stand-in for an ImageNet network: as large as the CLIP's own image tower, and without any text, e.g.
+    pretrain_classifier("pocket-rn", load_task("pocket-generic")). AdamW, the rate rising for an epoch and then falling
+    to 0 along a cosine. The state is kept in the cache folder after every epoch: a killed run goes on from it to the
+    same weights, and a second call reads the result. Raises ClipnotesError for a damaged file there.
+    """
+    from tqdm.auto import tqdm
+
+    clip = load_clip(name, "random", device="cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        visual = copy.deepcopy(clip.model.visual).requires_grad_().train()
+        network = ImageClassifier(visual, clip.dim, len(task.classnames)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+    identity = {"start": clip.fingerprint, "images": task.train.fingerprint, "epochs": epochs, "batch_size": batch_size,
+                "lr": lr, "weight_decay": weight_decay, "seed": seed}
+    digest = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
+    path = cache_dir() / "classifiers" / f"{name}-{task.name}-{digest}.pt"
+    checkpoint = Checkpoint(path, 1, identity, {"network": network, "optimizer": optimizer})
+    losses = checkpoint.resume()  # one an epoch
+
+    if len(losses) < epochs:
+        data = pixels(ImageReader(task.train.images, clip.preprocess), range(len(task.train)))
+        bar = tqdm(total=epochs, initial=len(losses), desc=f"pre-training a {name} classifier", unit="epoch", leave=False,
+                   disable=not progress)
+        for epoch, batches in enumerate(batch_rows(len(data), batch_size, epochs, seed)):
+            if epoch < len(losses):
+                continue
+            total = 0.0
+            for step, rows in enumerate(batches):
+                done = epoch + step / len(batches)  # epochs
+                optimizer.param_groups[0]["lr"] = lr * min(done, 1) * (1 + math.cos(math.pi * done / epochs)) / 2
+                loss = F.cross_entropy(network(data[rows]), task.train.labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+            losses.append(total / len(batches))
+            bar.update()
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            keep_if_possible(checkpoint, losses)
+        bar.close()
+    return network.eval().requires_grad_(False), clip.preprocess
+
+
+def keep_if_possible(checkpoint, losses):
+    """A full disk or a read-only folder costs time at the next run, not this one's result."""
+    try:
+        checkpoint.keep(losses)
+    except OSError as error:
+        warnings.warn(f"the classifier could not be kept in {checkpoint.path.parent} ({error}); set CLIPNOTES_CACHE to "
+                      "another folder", stacklevel=3)
