@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch.nn.functional as F
 
 from clipnotes.data import encode_task, load_task
 from clipnotes.methods import TipAdapter, ZeroShot
@@ -22,6 +23,14 @@ def tip_adapter_accuracy(bank, shots, seed, logit_scale):
     few = bank.few_shot(shots, seed)
     tip = TipAdapter(logit_scale=logit_scale).fit(few.train_x, few.train_y, few.text).search(few.val_x, few.val_y)
     return tip.score(few.test_x, few.test_y)
+
+
+def nearest_mean_accuracy(bank):
+    """Test accuracy in [0, 1] of the nearest class mean of the bank's training features: no text, nothing to choose."""
+    (x, y), (test_x, test_y) = bank.split("train"), bank.split("test")
+    sums = x.new_zeros(bank.n_classes, bank.dim).index_add_(0, y, x)
+    means = F.normalize(sums, dim=1)  # the length of a sum does not change its direction
+    return ((test_x @ means.T).argmax(1) == test_y).double().mean().item()
 
 
 def transfer_table(clip, datasets, shots=16, seeds=(1, 2, 3), data_root="data"):

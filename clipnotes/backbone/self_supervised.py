@@ -75,7 +75,7 @@ class Recipe:
 RECIPES = {
     "paper": {"train_head": False, "statistics": "imagenet"},
     "pocket": {"epochs": 1, "batch_size": 32, "lr": 0.024, "warmup_epochs": 0.1, "momentum": 0.95, "temperature_epochs": 0.3,
-               "out_dim": 1024, "hidden": 512, "bottleneck": 64, "local_crops": 2, "local_size": 24,
+               "out_dim": 1024, "hidden": 512, "bottleneck": 64, "local_crops": 2, "local_size": 32,
                "global_scale": (0.5, 1.0), "local_scale": (0.15, 0.5), "flip": 0.0, "jitter": (0.4, 0.4, 0.2, 0.0),
                "grey": 0.0, "blur": (0.0, 0.0, 0.0), "solarise": 0.0, "scale": 0.3},
 }
