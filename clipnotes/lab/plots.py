@@ -13,7 +13,8 @@ def image_grid(rows, labels, titles=None, width=7.0):
     """
     columns = max(len(row) for row in rows)
     side = width / (columns + 1.6)  # the labels take the place of 1.6 pictures
-    height = len(rows) * side * (1.0 if titles is None else 1.35)
+    lines = 0 if titles is None else 1 + max(title.count("\n") for row in titles for title in row)
+    height = len(rows) * side * (1 + 0.3 * lines)
     figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
     for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
         for c, ax in enumerate(axes[r]):

@@ -1,0 +1,57 @@
+"""What corrected features do to the cache models: accuracies of the plain and the ++ forms on the same images (paper A)."""
+from __future__ import annotations
+
+import pandas as pd
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.methods import APE, TipAdapter, TipX, ZeroShot
+
+CACHE_MODELS = {"Tip-Adapter": TipAdapter, "Tip-X": TipX, "APE": APE}
+
+
+def fit_cache_model(method, bank, corrected=None, logit_scale=100.0):
+    """A cache model on the training rows of a bank, its settings searched on the validation rows.
+
+    method: "Tip-Adapter", "Tip-X" or "APE". corrected: a bank of the same images with other features, for the ++ form.
+    Raises ClipnotesError for another method and for banks that lack texts or are not of the same images.
+    """
+    if method not in CACHE_MODELS:
+        raise ClipnotesError(f"cache model {method!r} is unknown; choose from {', '.join(CACHE_MODELS)}")
+    if bank.text is None:
+        raise ClipnotesError(f"bank {bank.name} has no text features, which every cache model needs; add `text`")
+    keys, val_x = (corrected.train_x, corrected.val_x) if corrected else (None, None)
+    model = CACHE_MODELS[method](logit_scale=logit_scale).fit(bank.train_x, bank.train_y, bank.text, affinity_keys=keys)
+    return model.search(bank.val_x, bank.val_y, val_x)
+
+
+def cache_accuracies(banks, shots, seeds, methods=tuple(CACHE_MODELS), logit_scale=100.0, progress=True):
+    """Test accuracy in [0, 1] of every method, number of shots, draw and kind of features: a tidy DataFrame.
+
+    banks: {data set: {"original": bank, name of a correction: bank of the same images, ...}} with the whole training
+    split. Columns: dataset, method, features, shots, seed, accuracy; rows of `shots` 0 hold zero-shot. A draw is the
+    same for all methods and features, so that differences within it are paired.
+    """
+    from tqdm.auto import tqdm
+
+    jobs = [(name, k, seed, method) for name in banks for k in shots for seed in seeds for method in methods]
+    rows = [{"dataset": name, "method": "zero-shot", "features": "original", "shots": 0, "seed": 0,
+             "accuracy": ZeroShot(kinds["original"].text).score(kinds["original"].test_x, kinds["original"].test_y)}
+            for name, kinds in banks.items()]
+    for name, k, seed, method in tqdm(jobs, desc="cache models", disable=not progress, leave=False):
+        few = {kind: bank.few_shot(k, seed) for kind, bank in banks[name].items()}
+        bank = few["original"]
+        for kind, corrected in few.items():
+            corrected = None if kind == "original" else corrected
+            model = fit_cache_model(method, bank, corrected, logit_scale)
+            score = model.score(bank.test_x, bank.test_y, corrected.test_x if corrected else None)
+            rows.append({"dataset": name, "method": method, "features": kind, "shots": k, "seed": seed, "accuracy": score})
+    return pd.DataFrame(rows)
+
+
+def paired_gains(table, keys=("dataset", "method", "shots", "seed")):
+    """Accuracy with corrected minus with original features, draw by draw: the table's corrected rows with `gain`."""
+    table = table[table["shots"] > 0]
+    original = table[table["features"] == "original"].set_index(list(keys))["accuracy"]
+    corrected = table[table["features"] != "original"]
+    before = original.loc[pd.MultiIndex.from_frame(corrected[list(keys)])].to_numpy()
+    return corrected.assign(original=before, gain=corrected["accuracy"] - before)

@@ -1,0 +1,102 @@
+"""Which classes CLIP takes for which: confusion matrices, averaged over random prompts (paper B, Fig. 6)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.methods.inputs import class_labels, unit_features
+from clipnotes.methods.prompts import PromptTuning
+from clipnotes.methods.sgd import generator
+
+DRAWS_AT_ONCE = 8  # bounds the memory of the text tower
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How the images of every class are classified, as a mean over draws of the classifier.
+
+    matrix: share of the images of class i (row) that are taken for class j (column), float64 [C, C]; rows sum to 1.
+    classnames: C names. accuracies: top-1 accuracy of every draw, float64 [draws].
+    With y int64 [N], `corrupt_labels(y, rate, "confusion", logits=matrix[y])` gives flipped labels the class that theirs
+    is most often taken for.
+    """
+    matrix: np.ndarray
+    classnames: list
+    accuracies: np.ndarray
+
+    def order(self):
+        """Classes in an order that puts those next to each other that are taken for one another: int64 [C].
+
+        Average linkage of the distances 1 - (m_ij + m_ji) / 2, leaves in the order with the least sum of distances
+        between neighbours. Use it as matrix[np.ix_(order, order)].
+        """
+        from scipy.cluster.hierarchy import leaves_list, linkage
+        from scipy.spatial.distance import squareform
+
+        if len(self.matrix) < 3:
+            return np.arange(len(self.matrix))
+        distance = 1 - (self.matrix + self.matrix.T) / 2
+        np.fill_diagonal(distance, 0)
+        return leaves_list(linkage(squareform(distance), "average", optimal_ordering=True)).astype(np.int64)
+
+    def pairs(self, k=10):
+        """The k most frequent confusions, most frequent first: a DataFrame with columns true, predicted, share.
+
+        (a, b) and (b, a) are two pairs. Pairs that never occur are left out.
+        """
+        wrong = self.matrix * (1 - np.eye(len(self.matrix)))
+        best = np.argsort(-wrong, axis=None, kind="stable")[:k]
+        best = best[wrong.flat[best] > 0]
+        rows, columns = np.unravel_index(best, wrong.shape)
+        return pd.DataFrame({"true": [self.classnames[i] for i in rows], "predicted": [self.classnames[j] for j in columns],
+                             "share": wrong[rows, columns]})
+
+
+def confusion(predicted, y, classnames):
+    """The `Confusion` of predictions int64 [N], or of several classifiers [draws, N], of images with true labels y [N].
+
+    Raises ClipnotesError for labels out of range, shapes that do not fit, and a class without images.
+    """
+    classnames, n_classes = list(classnames), len(classnames)
+    predicted = torch.atleast_2d(torch.as_tensor(predicted))
+    draws, n = predicted.shape
+    y = class_labels(y, "y", n, n_classes)
+    class_labels(predicted.flatten(), "predicted", draws * n, n_classes)
+    images = torch.bincount(y, minlength=n_classes)
+    if not images.all():
+        name = classnames[int(images.argmin())]
+        raise ClipnotesError(f"class {name!r} has no image among the {n}, so its row has no shares; give images of every "
+                             "class, or only the names of those that occur")
+    counts = torch.bincount((y * n_classes + predicted).flatten(), minlength=n_classes**2).view(n_classes, n_classes)
+    matrix = counts.double() / (draws * images[:, None])
+    return Confusion(matrix.numpy(), classnames, (predicted == y).double().mean(1).numpy())
+
+
+@torch.no_grad()
+def averaged_confusion(clip, x, y, classnames, draws=100, n_context=16, seed=1, progress=True):
+    """The `Confusion` of zero-shot CLIP with random prompts in place of a template (paper B, Fig. 6).
+
+    Every draw puts before the class names n_context vectors from N(0, 0.02^2), shared by all classes: the start of prompt
+    tuning. What is confused on the average over draws belongs to the class names and the images, not to a wording.
+    x: image features [N, d], of which N, as in the paper, are those of the test split; y: true labels [N]. Fewer draws
+    are a beginning of more. Raises ClipnotesError as `confusion` and `PromptTuning` do, and for no draws.
+    """
+    from tqdm.auto import tqdm
+
+    if draws < 1:
+        raise ClipnotesError(f"draws = {draws}; give 1 or more, such as 100")
+    x = unit_features(x, "x", clip.dim).float()
+    prompts, random = PromptTuning(clip, classnames, n_context=n_context), generator(seed, "random prompts")
+    contexts = torch.stack([0.02 * torch.randn(prompts.context_.shape, generator=random) for _ in range(draws)])
+    predicted = []
+    with tqdm(total=draws, desc="random prompts", leave=False, disable=not progress) as bar:
+        for part in contexts.to(clip.device).split(DRAWS_AT_ONCE):
+            for text in F.normalize(prompts.encoder(part), dim=-1).cpu():  # [C, d]
+                predicted.append((x @ text.T).argmax(1))
+            bar.update(len(part))
+    return confusion(torch.stack(predicted), y, classnames)

@@ -1,0 +1,152 @@
+"""Data sets under original and corrected features, side by side: what notebooks 03 to 05 compare.
+
+A correction is named by its parts, joined by " + ": at most one that works inside the encoder, first ("supervised
+adapters", "self-supervised adapters"), then any that work on features ("centring", "pca", "whitening", "within-class
+whitening", "feature adapter"). All learn from generic images alone, never from a data set that they are tried on.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from clipnotes.backbone import adapter_training, self_supervised
+from clipnotes.backbone.adapters import AdaptedClip
+from clipnotes.data import FeatureBank, encode_task, load_task
+from clipnotes.data.features import cache_dir
+from clipnotes.errors import ClipnotesError
+from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
+
+IN_ENCODER = {"supervised adapters": adapter_training, "self-supervised adapters": self_supervised}
+ON_FEATURES = {
+    "centring": lambda d: Centring(),
+    "pca": lambda d: PCAProjection(n_components=d // 2),
+    "whitening": lambda d: Whitening(),
+    "within-class whitening": lambda d: WithinClassWhitening(),
+    "feature adapter": lambda d: FeatureAdapter(),
+}
+USES_LABELS = {"supervised adapters", "within-class whitening", "feature adapter"}  # of the generic images
+
+
+def parts_of(correction):
+    """(part inside the encoder or None, [parts on features]) of a name; ClipnotesError for an unknown part."""
+    parts = [part.strip() for part in correction.split("+")]
+    inside, outside = (parts[0], parts[1:]) if parts[0] in IN_ENCODER else (None, parts)
+    for part in outside:
+        if part not in ON_FEATURES:
+            raise ClipnotesError(f"correction {part!r} in {correction!r} is unknown; give parts joined by +, at most one "
+                                 f"of {', '.join(IN_ENCODER)} and that first, then any of {', '.join(ON_FEATURES)}")
+    return inside, outside
+
+
+def uses_labels(correction):
+    """Whether any part of a correction learns from the labels of the generic images."""
+    inside, outside = parts_of(correction)
+    return bool(USES_LABELS & {inside, *outside})
+
+
+def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
+    """An `AdaptedClip` with adapters trained on the training images of a generic task, from the cache folder if it is there.
+
+    kind: a key of `IN_ENCODER`. recipe: "pocket" or "paper". A killed training goes on where it was.
+    """
+    settings = adapter_training.make_recipe(IN_ENCODER[kind].Recipe, IN_ENCODER[kind].RECIPES, recipe, {}, None)
+    key = {"format": 1, "model": clip.fingerprint, "images": task.train.fingerprint, "kind": kind, "recipe": asdict(settings)}
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    path = cache_dir() / "adapters" / f"{name}.safetensors"
+    if path.is_file():
+        return AdaptedClip.load(path, clip)
+    options = {"recipe": recipe, "checkpoint": path.with_suffix(".pt"), "progress": progress}
+    if kind == "supervised adapters":
+        adapted = adapter_training.train_supervised(clip, task.train.images, task.train.labels, **options)
+    else:
+        adapted = self_supervised.train_dino(clip, task.train.images, **options)
+    adapted.save(path)
+    path.with_suffix(".pt").unlink(missing_ok=True)
+    return adapted
+
+
+class EncodedSets:
+    """Data sets as a CLIP encodes them. Adapters are trained on the generic set when first asked for, then kept on disk.
+
+    generic_shots: images a class of the generic set that are learnt from; 0 takes all.
+    """
+
+    def __init__(self, clip, generic="pocket-generic", recipe="pocket", data_root="data", generic_shots=0, progress=True):
+        self.clip, self.recipe, self.data_root, self.progress = clip, recipe, data_root, progress
+        self.generic_task = load_task(generic, generic_shots, data_root=data_root)
+        self.name, self.logit_scale = clip.name, clip.logit_scale
+        self.encoders = {None: clip}
+
+    def encoder(self, inside=None):
+        """The CLIP itself, or an `AdaptedClip` with the adapters that `inside` names."""
+        if inside not in self.encoders:
+            self.encoders[inside] = generic_adapters(self.clip, self.generic_task, inside, self.recipe, self.progress)
+        return self.encoders[inside]
+
+    def bank(self, name, inside=None):
+        """The FeatureBank of a data set."""
+        return encode_task(self.encoder(inside), load_task(name, data_root=self.data_root), progress=self.progress)
+
+    def generic(self, inside=None):
+        """(features [N, d], labels [N]) of the generic images."""
+        bank = encode_task(self.encoder(inside), self.generic_task, progress=self.progress)
+        return bank.train_x, bank.train_y
+
+
+class StoredSets:
+    """Data sets whose features lie in a folder as FeatureBank files NAME.npz or NAME.safetensors; no model is needed.
+
+    generic: names of files there whose training rows together are the generic images. logit_scale: of their model.
+    """
+
+    def __init__(self, folder, generic, logit_scale=100.0):
+        self.folder, self.generic_names, self.logit_scale = Path(folder), tuple(generic), logit_scale
+        self.name = f"features in {self.folder.name}"
+        if not self.folder.is_dir():
+            raise ClipnotesError(f"folder {folder} does not exist; give a folder of feature files, or none to use a model")
+
+    def bank(self, name, inside=None):
+        """The FeatureBank of a data set."""
+        if inside is not None:
+            raise ClipnotesError(f"{inside} change the encoder, but features from files have none; leave them out of the "
+                                 "corrections, or leave features_dir empty")
+        paths = [self.folder / f"{name}{suffix}" for suffix in (".npz", ".safetensors")]
+        return FeatureBank.load(next((path for path in paths if path.is_file()), paths[0]))
+
+    def generic(self, inside=None):
+        """(features [N, d], labels [N]) of the generic images, labels of different files kept apart."""
+        if not self.generic_names:
+            raise ClipnotesError("no generic data set is named, which every correction learns from; name files of the folder")
+        features, labels, first = [], [], 0
+        for name in self.generic_names:
+            x, y = self.bank(name, inside).split("train")
+            features.append(x)
+            labels.append(y + first)
+            first += int(y.max()) + 1
+        return torch.cat(features), torch.cat(labels)
+
+
+def corrected_banks(sets, names, corrections):
+    """{data set: {"original": bank, correction: bank of the same images, ...}}; sets: where the features come from."""
+    banks = {name: {"original": sets.bank(name)} for name in names}
+    for correction in corrections:
+        inside, outside = parts_of(correction)
+        learnt, (x, y) = [], sets.generic(inside) if outside else (None, None)
+        for part in outside:  # each learns on what the one before makes of the generic images
+            learnt.append(ON_FEATURES[part](x.shape[-1]).fit(x, y))
+            x = learnt[-1].transform(x)
+        for name in names:
+            banks[name][correction] = transformed(sets.bank(name, inside), learnt)
+    return banks
+
+
+def transformed(bank, corrections):
+    """A FeatureBank with every split passed through fitted corrections (`methods.Whitening` and its kin) in turn."""
+    for correction in corrections:
+        changed = {f"{split}_x": correction.transform(x) for split, x in bank.splits().items()}
+        bank = replace(bank, text=None, **changed)
+    return bank

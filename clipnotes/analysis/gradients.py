@@ -1,0 +1,99 @@
+"""Noisy against clean gradients: which of the two drives the training (paper B, section 4 and Fig. 4)."""
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.methods.inputs import class_labels
+from clipnotes.methods.losses import loss_function
+from clipnotes.methods.probes import LinearProbe, fit_probes, loss_and_gradients
+from clipnotes.methods.prompts import PromptTuning
+from clipnotes.methods.prompts_training import fit_many
+from clipnotes.methods.sgd import generator, unit_views
+
+
+def gradient_ratio(models, x, y, is_noisy, text=None, n_classes=None, n=64, loss=None, q=0.7, seed=1, progress=True):
+    """Fit models on partly wrong labels and compare, after every epoch, the gradients of wrong and of right ones.
+
+        ratio = |grad L(noisy)| / |grad L(clean)|,   norms over all learnable parameters (paper B, Fig. 4)
+
+    L is the mean loss of n images with their given labels. A ratio above 1 says that wrong labels pull harder.
+    The images are drawn once, with `seed`, and are the same for all models and epochs. Where fewer than n are noisy (or
+    clean), both groups shrink to that number, since the norm of a mean falls with its size.
+
+    models: {name: an unfitted `PromptTuning` or `LinearProbe`}; all are fitted here, those of a kind together.
+    x: features [N, d], or views [V, N, d], of which every image shows one, drawn anew for every epoch. y: given labels
+    [N]; is_noisy: bool [N], which of them are wrong. text [C, d] and n_classes: for the probes, see `LinearProbe.fit`.
+    loss: what the gradients are of, "ce", "gce" (with q) or "mae"; by default the loss that each model is trained with.
+
+    Returns a DataFrame with a row for every model and epoch (from 1) and the columns model, epoch, noisy and clean (the
+    norms), ratio (infinite where the clean norm is 0) and n (images of each group).
+    Raises ClipnotesError for no models or others, no noisy or no clean label, and whatever `fit` does not take.
+    """
+    check_models(models)
+    loss_function(loss or "ce", q)
+    x = unit_views(x, "x")
+    y = class_labels(y, "y", x.shape[1])
+    groups = draw_groups(is_noisy, x.shape[1], n, seed)
+    names, norms = {id(model): name for name, model in models.items()}, {name: [] for name in models}
+
+    def measure(epoch, model):
+        random = generator(seed, f"views of epoch {epoch}")
+        shown = torch.randint(len(x), y.shape, generator=random)  # [N]
+        norms[names[id(model)]].append([gradient(model, x[shown[rows], rows], y[rows], loss, q).norm().item()
+                                        for rows in groups])
+
+    prompts = [model for model in models.values() if isinstance(model, PromptTuning)]
+    probes = [model for model in models.values() if isinstance(model, LinearProbe)]
+    fit_many(prompts, [(x, y)] * len(prompts), progress, measure)
+    if probes:
+        fit_probes(probes, x, y, n_classes, text, measure, progress)
+    rows = [{"model": name, "epoch": epoch, "noisy": noisy, "clean": clean}
+            for name, pairs in norms.items() for epoch, (noisy, clean) in enumerate(pairs, 1)]
+    table = pd.DataFrame(rows, columns=["model", "epoch", "noisy", "clean"])
+    return table.assign(ratio=table["noisy"] / table["clean"], n=len(groups[0]))
+
+
+def draw_groups(is_noisy, n_rows, n, seed):
+    """(noisy rows, clean rows) to measure on, int64 [m] each, where m is n or as many as the smaller group has."""
+    is_noisy = torch.as_tensor(is_noisy)
+    if is_noisy.dtype != torch.bool or is_noisy.shape != (n_rows,):
+        raise ClipnotesError(f"is_noisy has shape {list(is_noisy.shape)} and type {is_noisy.dtype}, but there are {n_rows} "
+                             "rows of features; give one bool a row")
+    if n < 1:
+        raise ClipnotesError(f"n = {n} images of each group; give 1 or more")
+    groups = [which.nonzero()[:, 0] for which in (is_noisy, ~is_noisy)]
+    m = min(n, *map(len, groups))
+    if not m:
+        raise ClipnotesError(f"{len(groups[0])} of {n_rows} labels are noisy and {len(groups[1])} clean; the ratio needs both, "
+                             "so corrupt some labels and keep some")
+    random = generator(seed, "gradients")
+    return [rows[torch.randperm(len(rows), generator=random)[:m]] for rows in groups]
+
+
+def gradient(model, x, y, loss=None, q=0.7):
+    """Gradient of the mean loss on features x [n, d] with labels y [n] by all that a fitted model learns, flat.
+
+    loss: by default the model's own. That of a probe is computed in float64, since right labels soon have probabilities
+    that float32 cannot tell from 1.
+    """
+    loss, q = (loss, q) if loss else (model.loss, model.q)
+    if isinstance(model, PromptTuning):
+        return model.gradient(x, y, loss, q)
+    q = torch.tensor([[loss_function(loss, q).keywords["q"]]], dtype=torch.float64)
+    weight, bias = model.fitted("weight_").double()[None], model.bias_.double()[None]  # of one probe, [1, C, d] and [1, C]
+    _, by_weight, by_bias = loss_and_gradients(unit_views(x, "x").double(), y[None], weight, bias,
+                                               torch.full_like(q, model.scale), q)
+    return torch.cat([by_weight.flatten(), by_bias.flatten()]) if model.bias else by_weight.flatten()
+
+
+def check_models(models):
+    """ClipnotesError for anything but a dict of models whose gradients can be taken."""
+    if not models:
+        raise ClipnotesError("no models given; give a dict of names with PromptTuning or LinearProbe")
+    for name, model in models.items():
+        if not isinstance(model, PromptTuning | LinearProbe):
+            raise ClipnotesError(f"model {name!r} is a {type(model).__name__}; give a PromptTuning or a LinearProbe")
+        if isinstance(model, PromptTuning) and not model.learnt_.numel():
+            raise ClipnotesError(f"model {name!r} has n_context = 0, so nothing to train and no gradient; give it context")
