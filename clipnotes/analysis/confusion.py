@@ -22,8 +22,8 @@ class Confusion:
 
     matrix: share of the images of class i (row) that are taken for class j (column), float64 [C, C]; rows sum to 1.
     classnames: C names. accuracies: top-1 accuracy of every draw, float64 [draws].
-    With y int64 [N], `corrupt_labels(y, rate, "confusion", logits=matrix[y])` gives flipped labels the class that theirs
-    is most often taken for.
+    With y int64 [N], `corrupt_labels(y, rate, "confusion", logits=matrix[y])` flips labels to the class that theirs is
+    most often taken for (the first other class where it never is).
     """
     matrix: np.ndarray
     classnames: list

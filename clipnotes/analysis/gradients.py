@@ -83,8 +83,8 @@ def gradient(model, x, y, loss=None, q=0.7):
         return model.gradient(x, y, loss, q)
     q = torch.tensor([[loss_function(loss, q).keywords["q"]]], dtype=torch.float64)
     weight, bias = model.fitted("weight_").double()[None], model.bias_.double()[None]  # of one probe, [1, C, d] and [1, C]
-    _, by_weight, by_bias = loss_and_gradients(unit_views(x, "x").double(), y[None], weight, bias,
-                                               torch.full_like(q, model.scale), q)
+    x = unit_views(x, "x", weight.shape[-1]).double()  # [1, n, d]
+    _, by_weight, by_bias = loss_and_gradients(x, y[None], weight, bias, torch.full_like(q, model.scale), q)
     return torch.cat([by_weight.flatten(), by_bias.flatten()]) if model.bias else by_weight.flatten()
 
 
