@@ -151,7 +151,8 @@ def loss_and_gradients(x, y, weight, bias, scale, q):
     log_p = F.log_softmax(logits, -1)
     log_py = log_p.gather(-1, y[..., None])[..., 0]  # [P, b]
     loss = torch.where(q == 0, -log_py, -torch.expm1(q * log_py) / q.where(q > 0, 1))
-    error = log_p.exp().scatter_add_(-1, y[..., None], log_p.new_full((*y.shape, 1), -1))
+    error = log_p.exp().scatter_(-1, y[..., None], 0)
+    error.scatter_(-1, y[..., None], -error.sum(-1, keepdim=True))  # 1 - p_y, without loss of digits where p_y is almost 1
     error *= (q * log_py).exp()[..., None] / y.shape[1]
     return loss.mean(1), scale[..., None] * (error.mT @ x), error.sum(1)
 
