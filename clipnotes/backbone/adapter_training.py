@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clipnotes.backbone.adapters import Adapters, attach
-from clipnotes.backbone.clip import ImageReader
+from clipnotes.backbone.clip import ImageReader, pixel_statistics
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 
@@ -110,16 +110,6 @@ def training_preprocess(clip, normalise):
         return clip.preprocess
     pixel_statistics(clip, "normalise=False", "leave it True")
     return Compose(clip.preprocess.transforms[:-1])
-
-
-def pixel_statistics(clip, wish, instead):
-    """(mean, std) of a CLIP's preprocessing, which a `wish` needs."""
-    from torchvision.transforms import Normalize
-
-    last = getattr(clip.preprocess, "transforms", [None])[-1]
-    if not isinstance(last, Normalize):
-        raise ClipnotesError(f"{wish} cannot be had: the preprocessing of {clip.name} does not end in Normalize; {instead}")
-    return last.mean, last.std
 
 
 # --- what every training of adapters shares -----------------------------------------------------------------------

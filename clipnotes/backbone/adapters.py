@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from clipnotes.backbone.clip import Clip
+from clipnotes.backbone.clip import Clip, ImageReader
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 
@@ -215,18 +215,18 @@ class AdaptedClip(Clip):
         with self.adapters.attached(self.model.visual):
             return self.model.encode_image(batch.to(self.device)).float()
 
-    def encode_images(self, images, batch_size=64, progress=True, workers=0):
-        """Corrected raw image features [N, d], otherwise as `Clip.encode_images`; `clip.encode_images` has the original."""
+    def encode_pixels(self, data, batch_size, progress, workers):
+        """Corrected features [N, d] of a dataset of preprocessed images; `clip` has the original ones."""
         self.adapters.eval()  # no dropout
         with self.adapters.attached(self.model.visual):
-            return super().encode_images(images, batch_size, progress, workers)
+            return super().encode_pixels(data, batch_size, progress, workers)
 
     def encode_both(self, images, batch_size=64, progress=True, workers=0):
         """(original, corrected) raw image features, each [N, d], reading every image once and sharing the frozen part
         before the first adapter. Equal to separate calls up to float rounding, which changes with the batch's size."""
         self.adapters.eval()
         with self.adapters.attached(self.model.visual, both=True):
-            features = super().encode_images(images, batch_size, progress, workers)  # [N, 2 d]
+            features = super().encode_pixels(ImageReader(images, self.preprocess), batch_size, progress, workers)  # [N, 2 d]
         return features[:, :self.dim].clone(), features[:, -self.dim:].clone()
 
     def save(self, path):

@@ -44,7 +44,6 @@ class Clip:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
-    @torch.inference_mode()
     def encode_images(self, images, batch_size=64, progress=True, workers=0):
         """Raw (not unit) image features, float32 [N, d] on the CPU.
 
@@ -52,9 +51,25 @@ class Clip:
         are turned into RGB. workers: processes that read and resize files. Raises ClipnotesError for a missing or
         unreadable image, naming it.
         """
+        return self.encode_pixels(ImageReader(images, self.preprocess), batch_size, progress, workers)
+
+    def encode_views(self, images, n_views, crop=(0.08, 1.0), seed=1, batch_size=64, progress=True, workers=0):
+        """Features [V, N, d] of V random views of every image, otherwise as `encode_images`.
+
+        A view is a random crop of a share of the area in the range `crop`, resized to the encoder's size, mirrored in half
+        of the cases; what comes out depends on seed, view and row alone. Paper B trains on crops of 0.08 to 1, paper A
+        averages keys over ten of 0.5 to 1.
+        """
+        return torch.stack([self.encode_pixels(RandomViews(images, self, crop, [seed, view]), batch_size, progress, workers)
+                            for view in range(n_views)])
+
+    @torch.inference_mode()
+    def encode_pixels(self, data, batch_size, progress, workers):
+        """Features [N, d] of a dataset of preprocessed images."""
         from tqdm.auto import tqdm
 
-        loader = torch.utils.data.DataLoader(ImageReader(images, self.preprocess), batch_size, num_workers=workers)
+        own = torch.Generator()  # with the global one, features from a cache would leave another random state than new ones
+        loader = torch.utils.data.DataLoader(data, batch_size, num_workers=workers, generator=own)
         batches = tqdm(loader, desc=f"encoding images with {self.name}", leave=False, disable=not progress or len(loader) < 4)
         features = [self.model.encode_image(batch.to(self.device)).float().cpu() for batch in batches]
         return torch.cat(features) if features else torch.empty(0, self.dim)
@@ -81,6 +96,37 @@ class ImageReader(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return self.preprocess(open_image(self.images[index]))
+
+
+class RandomViews(ImageReader):
+    """Images as randomly cropped and mirrored tensors, which are a function of `entropy` (ints) and the row."""
+
+    def __init__(self, images, clip, crop, entropy):
+        from torchvision.transforms import v2
+
+        if not 0 < crop[0] <= crop[1] <= 1:
+            raise ClipnotesError(f"crop = {tuple(crop)} is out of range; give the least and the largest share of an image's "
+                                 "area, such as (0.08, 1)")
+        super().__init__(images, v2.Compose([
+            v2.RandomResizedCrop(clip.image_size, crop, interpolation=v2.InterpolationMode.BICUBIC),
+            v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(*pixel_statistics(clip, "random views", "take the plain view"))]))
+        self.entropy = entropy
+
+    def __getitem__(self, index):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence([*self.entropy, index]).generate_state(1)[0]))
+            return super().__getitem__(index)
+
+
+def pixel_statistics(clip, wish, instead):
+    """(mean, std) of a CLIP's preprocessing, which a `wish` needs."""
+    from torchvision.transforms import Normalize
+
+    last = getattr(clip.preprocess, "transforms", [None])[-1]
+    if not isinstance(last, Normalize):
+        raise ClipnotesError(f"{wish} cannot be had: the preprocessing of {clip.name} does not end in Normalize; {instead}")
+    return last.mean, last.std
 
 
 def open_image(image):

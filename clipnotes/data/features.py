@@ -1,6 +1,7 @@
 """Feature banks: the features of a task's splits with their labels, in memory, in a file, in the disk cache."""
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -161,16 +162,24 @@ def cache_dir():
     return Path(os.environ.get("CLIPNOTES_CACHE") or default)
 
 
-def encode_task(clip, task, batch_size=64, progress=True, workers=0):
+def encode_task(clip, task, batch_size=64, progress=True, workers=0, views=1, crop=(0.08, 1.0), view_seed=1):
     """The FeatureBank of a task under a CLIP, every split from the disk cache where it holds it, else encoded and kept.
 
     Features are raw, as `Clip.encode_images` returns them; `text` is the zero-shot classifier of the task's templates.
+    views: with V > 1 the training images are encoded as V random views each, train_x [V, N, d]; crop, view_seed: see
+    `Clip.encode_views`. Validation and test images always show their plain view.
     """
     parts = {}
     for split in SPLITS:
         part = getattr(task, split)
         key = {"format": FORMAT, "model": clip.fingerprint, "images": part.fingerprint, "views": "plain"}
-        parts[f"{split}_x"] = cached(key, lambda part=part: clip.encode_images(part.images, batch_size, progress, workers))
+        if split == "train" and views > 1:
+            key["views"] = {"n": views, "crop": list(crop), "seed": view_seed}
+            encode = functools.partial(clip.encode_views, n_views=views, crop=crop, seed=view_seed)
+        else:
+            encode = clip.encode_images
+        parts[f"{split}_x"] = cached(key, lambda part=part, encode=encode: encode(
+            part.images, batch_size=batch_size, progress=progress, workers=workers))
         parts[f"{split}_y"] = part.labels
     return FeatureBank(task.name, **parts, classnames=task.classnames, text=clip.classifier(task.classnames, task.templates))
 
