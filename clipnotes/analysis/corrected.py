@@ -54,7 +54,7 @@ def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
     kind: a key of `IN_ENCODER`. recipe: "pocket" or "paper". A killed training goes on where it was.
     """
     settings = adapter_training.make_recipe(IN_ENCODER[kind].Recipe, IN_ENCODER[kind].RECIPES, recipe, {}, None)
-    key = {"format": 1, "model": clip.fingerprint, "images": task.train.fingerprint, "kind": kind, "recipe": asdict(settings)}
+    key = {"format": 2, "model": clip.fingerprint, "images": task.train.fingerprint, "kind": kind, "recipe": asdict(settings)}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_dir() / "adapters" / f"{name}.safetensors"
     if path.is_file():

@@ -189,8 +189,8 @@ class AdaptedClip(Clip):
     """A `Clip` whose image features are corrected by adapters; its texts, and `.clip` itself, are the original's.
 
     The model is shared, not copied. It can stand wherever a Clip can: `encode_task(adapted, task)` keeps its features
-    under a fingerprint of their own. Attributes beyond those of a Clip: clip (the original), adapters, trained (a dict
-    on how they were trained, kept in their file).
+    under a fingerprint of their own. Attributes beyond those of a Clip: clip (the original), adapters, and, kept in their
+    file, trained (a dict on how they were trained) and losses (of every step, a list).
     """
 
     def __init__(self, clip, adapters):
@@ -200,7 +200,7 @@ class AdaptedClip(Clip):
             raise ClipnotesError(f"these adapters were made for another encoder than that of {clip.name}; make new ones for it")
         vars(self).update(vars(clip))
         self.clip, self.adapters = clip, adapters.to(clip.device).eval()
-        self.name, self.trained = f"{clip.name}+adapters", {}
+        self.name, self.trained, self.losses = f"{clip.name}+adapters", {}, []
 
     @property
     def fingerprint(self):
@@ -230,14 +230,14 @@ class AdaptedClip(Clip):
         return features[:, :self.dim].clone(), features[:, -self.dim:].clone()
 
     def save(self, path):
-        """Write the adapters (no weight of CLIP's) as .safetensors, whole or not at all, with their recipe, `trained` and
-        the original's name and fingerprint. Raises ClipnotesError for another suffix."""
+        """Write the adapters (no weight of CLIP's) as .safetensors, whole or not at all, with their recipe, `trained`,
+        `losses` and the original's name and fingerprint. Raises ClipnotesError for another suffix."""
         from safetensors.torch import save
 
         if Path(path).suffix != ".safetensors":
             raise ClipnotesError(f"cannot save adapters as {Path(path).name}; the name must end in .safetensors")
         metadata = {"format": FORMAT, "recipe": json.dumps(self.adapters.recipe), "model": self.clip.name,
-                    "base": self.clip.fingerprint, "trained": json.dumps(self.trained)}
+                    "base": self.clip.fingerprint, "trained": json.dumps(self.trained), "losses": json.dumps(self.losses)}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.adapters.state_dict().items()}
         with atomic_write(path, "wb") as file:
             file.write(save(tensors, metadata=metadata))
@@ -256,7 +256,7 @@ class AdaptedClip(Clip):
             adapters = Adapters(clip.model.visual, **json.loads(metadata["recipe"]))
             adapters.load_state_dict(tensors)
             adapted = cls(clip, adapters)
-            adapted.trained = json.loads(metadata["trained"])
+            adapted.trained, adapted.losses = json.loads(metadata["trained"]), json.loads(metadata.get("losses", "[]"))
         except (RuntimeError, TypeError, ValueError) as error:
             raise not_adapters(path, error) from error
         return adapted
