@@ -6,27 +6,30 @@ from dataclasses import replace
 from itertools import product
 
 import pandas as pd
+import torch
+from tqdm.auto import tqdm
 
 from clipnotes.data.noise import corrupt_labels
+from clipnotes.data.tasks import few_shot
+from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning
 from clipnotes.methods.inputs import unit_features
 from clipnotes.methods.probes import LinearProbe, fit_probes
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.prompts_training import fit_many
-from clipnotes.methods.recipes import build
+from clipnotes.methods.recipes import build, settings
 from clipnotes.methods.zero_shot import ZeroShot
 
 
 def noisy_shots(bank, shots, rate, kind="uniform", seed=1):
-    """(features, `NoisyLabels`) of `shots` training images a class of a bank, drawn with `seed`, some labels wrong.
+    """`NoisyLabels` of `shots` training images a class of a bank, drawn with `seed`; indices: rows of its training split.
 
     kind, rate: see `corrupt_labels`; "confusion" needs the bank's text features, "ptnl" its whole training split.
     """
     if kind == "ptnl":
-        noisy = corrupt_labels(bank.train_y, rate, kind, bank.n_classes, seed, shots=shots)
-        return bank.train_x[..., noisy.indices, :], noisy
-    few = bank.few_shot(shots, seed)
-    favourites = ZeroShot(few.text).logits(unit_features(few.train_x, "x")) if kind == "confusion" else None
-    return few.train_x, corrupt_labels(few.train_y, rate, kind, bank.n_classes, seed, favourites)
+        return corrupt_labels(bank.train_y, rate, kind, bank.n_classes, seed, shots=shots)
+    rows = torch.from_numpy(few_shot(bank.train_y, shots, seed, bank.classnames or range(bank.n_classes)))
+    favourites = ZeroShot(bank.text).logits(unit_features(bank.train_x[..., rows, :], "x")) if kind == "confusion" else None
+    return replace(corrupt_labels(bank.train_y[rows], rate, kind, bank.n_classes, seed, favourites), indices=rows)
 
 
 def noisy_accuracies(clip, banks, methods, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform",
@@ -35,36 +38,77 @@ def noisy_accuracies(clip, banks, methods, losses=("ce",), rates=(0.0, 0.125, 0.
 
     banks: {data set: FeatureBank with text and the whole training split}. methods: names that `methods.recipes` knows.
     A seed drives the draw of the images, of their noise and of the training, and at one seed all methods learn from the
-    same labels. options: of the models, such as q or epochs. Prompts and probes of a bank are trained together.
+    same labels. options: of the models, such as epochs or q. Prompts and probes of a bank are trained together.
     Columns: dataset, method, loss, noise_kind, noise_rate, true_rate (of the labels given), seed, accuracy (on `split`,
     whose labels are right).
     """
+    def fit(bank, jobs, given):
+        models = [build(job["method"], clip, bank.classnames, recipe, loss=job["loss"], seed=job["seed"], **options)
+                  for job in jobs]
+        return fit_all(models, bank, given, progress)
+
+    return accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, lambda bank: bank.split(split))
+
+
+def probe_accuracies(banks, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform", shots=16, scale=100.0,
+                     progress=True, **options):
+    """`noisy_accuracies` of linear probes alone, which need no CLIP: banks of stored features, with the paper's recipe."""
+    def fit(bank, jobs, given):
+        models = [LinearProbe(loss=job["loss"], seed=job["seed"], scale=scale, **options) for job in jobs]
+        return fit_all(models, bank, given, progress)
+
+    return accuracies(banks, ["Linear Probe"], losses, rates, seeds, kind, shots, fit, lambda bank: bank.split("test"))
+
+
+def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform",
+                           shots=16, recipe="paper", progress=True, **options):
+    """`noisy_accuracies` of "Image Finetuning": a network without text (see `methods.encoder_tuning`), all of it trained.
+
+    tasks: {data set: Task with the images of the bank of that name}, whose training images are drawn and given labels as
+    for every other method.
+    """
+    options = settings("Image Finetuning", recipe) | options
+
+    def fit(bank, jobs, given):
+        task = tasks[bank.name]
+        for job, noisy in zip(tqdm(jobs, desc=f"fine-tuning on {bank.name}", leave=False, disable=not progress), given, strict=True):
+            images = task.train.take(noisy.indices).images
+            model = ImageEncoderFineTuning(network, preprocess, seed=job["seed"], progress=False, **options)
+            yield model.fit(images, noisy.labels, bank.n_classes)
+
+    return accuracies(banks, ["Image Finetuning"], ["ce"], rates, seeds, kind, shots, fit, lambda bank: (
+        tasks[bank.name].test.images, tasks[bank.name].test.labels))
+
+
+def accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, held_out):
+    """The rows of `noisy_accuracies`. fit(bank, jobs, given) gives a fitted model for every job and its `NoisyLabels`,
+    held_out(bank) what to score it on."""
     rows = []
     for name, bank in banks.items():
         given = {(rate, seed): noisy_shots(bank, shots, rate, kind, seed) for rate, seed in product(rates, seeds)}
         jobs = [{"dataset": name, "method": method, "loss": loss, "noise_kind": kind, "noise_rate": rate,
-                 "true_rate": given[rate, seed][1].rate, "seed": seed}
+                 "true_rate": given[rate, seed].rate, "seed": seed}
                 for method, loss, rate, seed in product(methods, losses, rates, seeds)]
-        models = [build(job["method"], clip, bank.classnames, recipe, loss=job["loss"], seed=job["seed"], **options)
-                  for job in jobs]
-        data = [(x, noisy.labels) for x, noisy in (given[job["noise_rate"], job["seed"]] for job in jobs)]
-        fit_all(models, data, bank.text, progress)
-        x, y = bank.split(split)
+        models = fit(bank, jobs, [given[job["noise_rate"], job["seed"]] for job in jobs])
+        x, y = held_out(bank)
         rows += [job | {"accuracy": model.score(x, y)} for job, model in zip(jobs, models, strict=True)]
     return pd.DataFrame(rows)
 
 
-def fit_all(models, data, text=None, progress=True):
-    """Fit models of `methods.recipes.build`, each on its (x, y): prompts together, probes of one recipe together."""
+def fit_all(models, bank, given, progress=True):
+    """Fit models, each on its `NoisyLabels` of a bank: prompts together, probes of one recipe together. Returns them."""
+    features = {id(noisy): bank.train_x[..., noisy.indices, :] for noisy in given}  # shared by all models of a draw
     prompts, probes = [], defaultdict(list)
-    for model, pair in zip(models, data, strict=True):
+    for model, noisy in zip(models, given, strict=True):
+        x, y = features[id(noisy)], noisy.labels
         if isinstance(model, PromptTuning):
-            prompts.append((model, pair))
+            prompts.append((model, (x, y)))
         elif isinstance(model, LinearProbe):
-            probes[replace(model.recipe, seed=0)].append((model, *pair))
+            probes[replace(model.recipe, seed=0)].append((model, x, y))
         else:
-            model.fit(*pair)
+            model.fit(x, y)
     if prompts:
         fit_many(*zip(*prompts, strict=True), progress)
     for alike in probes.values():
-        fit_probes(*map(list, zip(*alike, strict=True)), text=text, progress=progress)
+        fit_probes(*map(list, zip(*alike, strict=True)), bank.n_classes, bank.text, progress=progress)
+    return models

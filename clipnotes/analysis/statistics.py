@@ -16,3 +16,11 @@ def mean_ci(values, level=0.95):
     if n < 2:
         return values.mean(0), np.full(values.shape[1:], np.nan)[()]
     return values.mean(0), t.ppf((1 + level) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
+
+
+def verdict(low, high):
+    """What the interval from low to high of a difference says of the claim that the difference is positive.
+
+    "holds" where all of it lies above 0, "reversed" where it lies below, "unclear" where it holds 0 or is not known (NaN).
+    """
+    return "holds" if low > 0 else "reversed" if high < 0 else "unclear"

@@ -60,3 +60,35 @@ def ranked_dots(ax, names, values, low, high, colour, xlabel):
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
     ax.grid(axis="y", visible=False)
+
+
+# The methods of paper B: marker and role of the colour, the same in every notebook.
+METHOD_STYLES = {
+    "Prompt Tuning": ("o", "paired"), "Linear Probe": ("s", "unpaired"), "Classifier-R": ("s", "unpaired"),
+    "Classifier-C": ("D", "text"), "TEnc-FT": ("^", "image"), "Image Finetuning": ("X", "noisy"),
+    "CLS Tuning": ("v", "noisy"), "Full Prompt Tuning": ("P", "clean"),
+}
+
+
+def noise_curves(ax, table, title=""):
+    """Accuracy (%) against noise rate (%), mean and standard deviation over seeds, a line for each method and loss.
+
+    table: rows with method, loss, noise_rate, seed and accuracy in [0, 1]. Lines of GCE are dashed, their markers hollow.
+    """
+    for (method, loss), part in table.groupby(["method", "loss"], sort=False):
+        marker, colour = METHOD_STYLES[method]
+        by_rate = 100 * part.groupby("noise_rate")["accuracy"].agg(["mean", "std"])
+        ax.errorbar(100 * by_rate.index, by_rate["mean"], by_rate["std"].fillna(0), color=PALETTE[colour], marker=marker, markersize=6,
+                    linestyle="-" if loss == "ce" else "--", markerfacecolor=None if loss == "ce" else "white", capsize=2,
+                    label=f"{method}, {loss.upper()}")
+    ax.set(title=title, xticks=[100 * rate for rate in sorted(table["noise_rate"].unique())])
+    ax.xaxis.set_major_formatter("{x:g}")
+
+
+def panels(n, columns=2, height=2.9, width=7.6):
+    """(figure, flat list of n axes) in rows of `columns`, sharing both axes' labels; what is left over stays empty."""
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, sharex=True)
+    for ax in axes.flat[n:]:
+        ax.axis("off")
+    return figure, list(axes.flat[:n])

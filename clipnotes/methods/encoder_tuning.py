@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from clipnotes.backbone.adapter_training import Checkpoint
-from clipnotes.backbone.clip import ImageReader, load_clip
+from clipnotes.backbone.clip import POCKET, ImageReader, load_clip
 from clipnotes.backbone.prompt_encoding import PromptEncoder, pooling, text_tower, token_ids
 from clipnotes.backbone.text import fill
 from clipnotes.data.features import cache_dir
+from clipnotes.data.tasks import load_task
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import class_labels, unit_features
 from clipnotes.methods.losses import loss_function
@@ -156,6 +157,17 @@ def pixels(source, rows):
 
 
 # --- networks to start from ---------------------------------------------------------------------------------------
+
+
+def starting_network(name, path=None):
+    """(network, preprocess) that image fine-tuning beside the CLIP `name` starts from.
+
+    `imagenet_resnet50(path)`, as in paper B; beside a pocket model, the classifier of its own size that
+    `pretrain_classifier` trains on pocket-generic.
+    """
+    if name in POCKET:
+        return pretrain_classifier(name, load_task("pocket-generic"))
+    return imagenet_resnet50(path)
 
 
 class ImageClassifier(nn.Module):

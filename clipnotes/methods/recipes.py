@@ -10,14 +10,15 @@ from clipnotes.methods.prompts import PromptTuning
 
 PROMPTS = {"Prompt Tuning": {}, "Full Prompt Tuning": {"learn": "both"}, "CLS Tuning": {"learn": "classnames"}}
 PROBES = {"Classifier-R": {"init": "random"}, "Classifier-C": {"init": "text"}, "Linear Probe": {"init": "random"}}
-METHODS = (*PROMPTS, *PROBES, "TEnc-FT")
+METHODS = (*PROMPTS, *PROBES, "TEnc-FT", "Image Finetuning")
 
 # "paper": SGD as its code has it, for all methods. "pocket": the logit scale of the pocket models is a sixth of CLIP's and
 # gradients go with its square, so rates do not carry over; those of tests/benchmarks/choose_learning_rates.py, which
 # takes for each method the best of one grid on clean validation images.
 RECIPES = {
     "paper": {"epochs": 50, "lr": dict.fromkeys(METHODS, 0.002)},
-    "pocket": {"epochs": 20, "lr": dict.fromkeys(METHODS, 0.01)},
+    "pocket": {"epochs": 20, "lr": {"Prompt Tuning": 0.01, "Full Prompt Tuning": 0.01, "CLS Tuning": 0.02, "Classifier-R": 0.02,
+                                    "Linear Probe": 0.02, "Classifier-C": 0.005, "TEnc-FT": 0.01, "Image Finetuning": 0.03}},
 }
 
 
@@ -41,7 +42,10 @@ def context_length(method):
 
 
 def build(method, clip, classnames, recipe="paper", **options):
-    """An unfitted model of a method (see `settings`) for a CLIP and its classes; options go before the recipe's."""
+    """An unfitted model of a method (see `settings`) for a CLIP and its classes; options go before the recipe's.
+
+    Not for "Image Finetuning", which has no CLIP: see `methods.encoder_tuning`.
+    """
     options = settings(method, recipe) | options
     if context_length(method) is not None:
         return PromptTuning(clip, classnames, n_context=context_length(method), **options)

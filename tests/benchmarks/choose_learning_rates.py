@@ -21,7 +21,7 @@ GRID = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--models", nargs="+", default=["pocket-vit", "pocket-rn"])
-parser.add_argument("--methods", nargs="+", default=[method for method in METHODS if method != "Linear Probe"])
+parser.add_argument("--methods", nargs="+", default=[method for method in METHODS if method not in ("Linear Probe", "Image Finetuning")])
 parser.add_argument("--losses", nargs="+", default=["ce", "gce"])
 parser.add_argument("--sets", nargs="+", default=SETS)
 parser.add_argument("--epochs", type=int, default=RECIPES["pocket"]["epochs"])

@@ -1,0 +1,139 @@
+"""Accuracies under label noise: what is shared between methods, each against fitting by hand, recipes, verdicts, bad input."""
+
+import numpy as np
+import pytest
+import torch
+
+from clipnotes.analysis.robustness import fine_tuning_accuracies, fit_all, noisy_accuracies, noisy_shots, probe_accuracies
+from clipnotes.analysis.statistics import verdict
+from clipnotes.backbone import load_clip
+from clipnotes.data import encode_task, load_task
+from clipnotes.data.features import FeatureBank
+from clipnotes.errors import ClipnotesError
+from clipnotes.methods import ZeroShot
+from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning, image_tower
+from clipnotes.methods.probes import LinearProbe
+from clipnotes.methods.prompts import PromptTuning
+from clipnotes.methods.recipes import METHODS, RECIPES, build, settings
+
+SHORT = {"rates": (0.0, 0.5), "seeds": (1, 2), "shots": 4, "recipe": "pocket", "progress": False, "epochs": 2}
+
+
+def says(message):
+    return pytest.raises(ClipnotesError, match=message)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("pocket-vit")
+
+
+@pytest.fixture(scope="module")
+def bank(clip):
+    return encode_task(clip, load_task("digits"), progress=False)
+
+
+# --- the labels ---------------------------------------------------------------------------------------------------
+
+
+def test_shots_are_those_of_the_clean_draw(bank):
+    noisy = noisy_shots(bank, 4, 0.5, seed=3)
+    assert torch.equal(bank.train_x[noisy.indices], bank.few_shot(4, 3).train_x)
+    true_y = bank.train_y[noisy.indices]
+    assert torch.equal(noisy.is_noisy, noisy.labels != true_y) and noisy.rate == 0.5
+    assert torch.equal(noisy_shots(bank, 4, 0.0, seed=3).labels, true_y)
+
+
+def test_confusion_noise_is_what_zero_shot_likes_best(bank):
+    noisy = noisy_shots(bank, 4, 0.5, "confusion", seed=1)
+    scores = ZeroShot(bank.text).logits(bank.train_x[noisy.indices])
+    scores[torch.arange(len(noisy)), bank.train_y[noisy.indices]] = -torch.inf
+    assert torch.equal(noisy.labels[noisy.is_noisy], scores.argmax(1)[noisy.is_noisy])
+
+
+def test_the_released_sampler_draws_from_the_whole_training_split(bank):
+    noisy = noisy_shots(bank, 4, 0.5, "ptnl", seed=1)
+    assert torch.equal(noisy.is_noisy, noisy.labels != bank.train_y[noisy.indices])
+    assert noisy.labels.bincount().max() <= 4
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_is_there_once_and_equal_labels_are_shared(clip, bank):
+    table = noisy_accuracies(clip, {"digits": bank}, ["Prompt Tuning", "Linear Probe"], ("ce", "gce"), **SHORT)
+    assert len(table) == 2 * 2 * 2 * 2 and not table.duplicated(["method", "loss", "noise_rate", "seed"]).any()
+    assert table["accuracy"].between(0, 1).all() and (table["noise_rate"] == table["true_rate"]).all()
+
+
+def test_each_method_is_the_one_fitted_by_hand(clip, bank):
+    noisy = noisy_shots(bank, 4, 0.5, seed=2)
+    x, y, test = bank.train_x[noisy.indices], noisy.labels, bank.split("test")
+    names = bank.classnames
+
+    def rate(method):
+        return settings(method, "pocket")["lr"]
+
+    own = {"Prompt Tuning": PromptTuning(clip, names, lr=rate("Prompt Tuning"), epochs=2, seed=2),
+           "Full Prompt Tuning": PromptTuning(clip, names, learn="both", lr=rate("Full Prompt Tuning"), epochs=2, seed=2),
+           "CLS Tuning": PromptTuning(clip, names, learn="classnames", lr=rate("CLS Tuning"), epochs=2, seed=2),
+           "Ctx-4": PromptTuning(clip, names, n_context=4, lr=rate("Prompt Tuning"), epochs=2, seed=2),
+           "TEnc-FT": TextEncoderTuning(clip, names, lr=rate("TEnc-FT"), epochs=2, seed=2, progress=False)}
+    accuracies = {name: model.fit(x, y).score(*test) for name, model in own.items()}
+    for name, init in (("Classifier-R", "random"), ("Linear Probe", "random"), ("Classifier-C", "text")):
+        probe = LinearProbe(init, scale=clip.logit_scale, lr=rate(name), epochs=2, seed=2)
+        accuracies[name] = probe.fit(x, y, text=bank.text).score(*test)
+    table = noisy_accuracies(clip, {"digits": bank}, list(accuracies), **SHORT)
+    chosen = table[(table["noise_rate"] == 0.5) & (table["seed"] == 2)].set_index("method")["accuracy"]
+    for name, accuracy in accuracies.items():
+        assert chosen[name] == pytest.approx(accuracy, abs=0.01), name  # batched training rounds otherwise
+
+
+def test_bare_class_names_do_not_feel_noise(clip, bank):
+    table = noisy_accuracies(clip, {"digits": bank}, ["Ctx-0"], **SHORT)
+    assert table["accuracy"].nunique() == 1
+
+
+def test_probes_on_stored_features_need_no_clip(bank):
+    stored = FeatureBank("digits", bank.train_x, bank.train_y, test_x=bank.test_x, test_y=bank.test_y)
+    table = probe_accuracies({"digits": stored}, rates=(0.0,), seeds=(1,), shots=4, epochs=3, progress=False)
+    few = stored.few_shot(4, 1)
+    assert table["accuracy"].item() == LinearProbe(epochs=3).fit(*few.split("train")).score(*few.split("test"))
+
+
+def test_images_are_drawn_and_mislabelled_as_for_all_others(clip, bank):
+    task = load_task("digits")
+    options = SHORT | {"rates": (0.5,), "seeds": (1,), "epochs": 1}
+    table = fine_tuning_accuracies(*image_tower(clip), {"digits": bank}, {"digits": task}, **options)
+    noisy = noisy_shots(bank, 4, 0.5, seed=1)
+    own = ImageEncoderFineTuning(*image_tower(clip), epochs=1, lr=settings("Image Finetuning", "pocket")["lr"], progress=False)
+    own.fit(task.train.take(noisy.indices.numpy()).images, noisy.labels, 10)
+    assert table["accuracy"].item() == own.score(task.test.images, task.test.labels)
+
+
+def test_unbatched_models_are_fitted_too(clip, bank):
+    given = [noisy_shots(bank, 4, 0.0, seed=1)] * 2
+    models = [build("TEnc-FT", clip, bank.classnames, "pocket", epochs=1), build("Linear Probe", clip, bank.classnames, epochs=1)]
+    assert fit_all(models, bank, given, progress=False) == models
+    assert all(0 <= model.score(*bank.split("test")) <= 1 for model in models)
+
+
+# --- recipes and verdicts -----------------------------------------------------------------------------------------
+
+
+def test_every_method_has_its_recipes():
+    assert all(set(recipe["lr"]) == set(METHODS) for recipe in RECIPES.values())
+    assert settings("TEnc-FT") == {"epochs": 50, "lr": 0.002}
+    assert settings("Ctx-8", "pocket") == settings("Prompt Tuning", "pocket")
+
+
+def test_unknown_methods_and_recipes():
+    with says("method 'Prompt' is unknown; choose from Prompt Tuning"):
+        settings("Prompt")
+    with says("recipe 'big' is unknown; choose from paper, pocket"):
+        settings("TEnc-FT", "big")
+
+
+def test_verdicts():
+    assert [verdict(*ends) for ends in ((0.1, 2), (-2, -0.1), (-1, 1), (0, 1), (np.nan, np.nan))] == [
+        "holds", "reversed", "unclear", "unclear", "unclear"]
