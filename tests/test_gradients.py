@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes.analysis.gradients import draw_groups, gradient, gradient_ratio
+from clipnotes.analysis.gradients import draw_groups, gradient, gradient_ratio, sample_gradient_norms
 from clipnotes.backbone import load_clip
 from clipnotes.data.noise import corrupt_labels
 from clipnotes.errors import ClipnotesError
@@ -104,6 +104,18 @@ def test_right_labels_that_are_all_but_certain_still_have_a_gradient(text):
     found = gradient(model, text[2:3], torch.tensor([2])).view(5, -1)
     assert 0 < found.norm() < 1e-7
     assert found.sum(0).norm() < 1e-3 * found[2].norm()
+
+
+@pytest.mark.parametrize("loss", ["ce", "gce"])
+def test_norms_of_single_images_are_those_of_batches_of_one(clip, data, text, loss):
+    x, y, _ = data
+    for model in (few(clip, loss=loss).fit(x, y, progress=False), probe(loss=loss).fit(x, y, text=text),
+                  probe(loss=loss, bias=True).fit(x, y, text=text)):
+        norms = sample_gradient_norms(model, x[:20], y[:20])
+        alone = [gradient(model, x[i:i + 1], y[i:i + 1]).norm().item() for i in range(20)]
+        assert norms.tolist() == pytest.approx(alone, rel=1e-4, abs=1e-6)
+        other = sample_gradient_norms(model, x[:3], y[:3], "mae")
+        assert other[2].item() == pytest.approx(gradient(model, x[2:3], y[2:3], "mae").norm().item(), rel=1e-4, abs=1e-6)
 
 
 # --- the table ----------------------------------------------------------------------------------------------------

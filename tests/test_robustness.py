@@ -89,6 +89,14 @@ def test_each_method_is_the_one_fitted_by_hand(clip, bank):
         assert chosen[name] == pytest.approx(accuracy, abs=0.01), name  # batched training rounds otherwise
 
 
+def test_memorised_labels_are_wrong_ones_that_the_model_gives_back(clip, bank):
+    options = SHORT | {"epochs": 150, "lr": 0.5}  # long enough for a probe to learn 40 labels by heart
+    table = noisy_accuracies(clip, {"digits": bank}, ["Linear Probe", "Ctx-0"], **options)
+    assert table[table["noise_rate"] == 0]["memorised"].isna().all()
+    by_method = table[table["noise_rate"] == 0.5].groupby("method")["memorised"].mean()
+    assert by_method["Linear Probe"] > 0.95 and by_method["Ctx-0"] < 0.2
+
+
 def test_bare_class_names_do_not_feel_noise(clip, bank):
     table = noisy_accuracies(clip, {"digits": bank}, ["Ctx-0"], **SHORT)
     assert table["accuracy"].nunique() == 1

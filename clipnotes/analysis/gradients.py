@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import class_labels
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import LinearProbe, fit_probes, loss_and_gradients
 from clipnotes.methods.prompts import PromptTuning
-from clipnotes.methods.prompts_training import fit_many
+from clipnotes.methods.prompts_training import fit_many, training_data
 from clipnotes.methods.sgd import generator, unit_views
+
+IMAGES_AT_ONCE = 16  # bounds the memory of the text tower
 
 
 def gradient_ratio(models, x, y, is_noisy, text=None, n_classes=None, n=64, loss=None, q=0.7, seed=1, progress=True):
@@ -81,11 +84,38 @@ def gradient(model, x, y, loss=None, q=0.7):
     loss, q = (loss, q) if loss else (model.loss, model.q)
     if isinstance(model, PromptTuning):
         return model.gradient(x, y, loss, q)
-    q = torch.tensor([[loss_function(loss, q).keywords["q"]]], dtype=torch.float64)
-    weight, bias = model.fitted("weight_").double()[None], model.bias_.double()[None]  # of one probe, [1, C, d] and [1, C]
-    x = unit_views(x, "x", weight.shape[-1]).double()  # [1, n, d]
-    _, by_weight, by_bias = loss_and_gradients(x, y[None], weight, bias, torch.full_like(q, model.scale), q)
-    return torch.cat([by_weight.flatten(), by_bias.flatten()]) if model.bias else by_weight.flatten()
+    return probe_gradients(model, unit_views(x, "x", model.fitted("weight_").shape[-1]), y[None], loss, q)[0]
+
+
+def sample_gradient_norms(model, x, y, loss=None, q=0.7):
+    """Norm of the gradient of every single image's loss by all that a fitted model learns: float64 [n].
+
+    As `gradient` of each image by itself, but in one pass: every image gets a copy of the model.
+    """
+    loss, q = (loss, q) if loss else (model.loss, model.q)
+    if isinstance(model, PromptTuning):
+        x, y = training_data(model, x, y)
+        return torch.cat([prompt_gradients(model, *part, loss, q).flatten(1).double().norm(dim=1)
+                          for part in zip(x.mean(0).split(IMAGES_AT_ONCE), y.split(IMAGES_AT_ONCE), strict=True)])
+    x = unit_views(x, "x", model.fitted("weight_").shape[-1])[0]
+    return probe_gradients(model, x[:, None], y[:, None], loss, q).norm(dim=1)
+
+
+def prompt_gradients(model, x, y, loss, q):
+    """Gradients [n, R, w] of the loss of each of n images, features x [n, d] with labels y [n]."""
+    learnt = model.learnt_.expand(len(y), -1, -1).clone().requires_grad_()
+    text = F.normalize(model.encoder(learnt), dim=-1)  # [n, C, d]
+    logits = model.clip.logit_scale * (text @ F.normalize(x, dim=-1)[..., None])[..., 0]  # [n, C]
+    mean = loss_function(loss, q)(logits, y)
+    return torch.autograd.grad(len(y) * mean, learnt)[0].cpu()
+
+
+def probe_gradients(model, x, y, loss, q):
+    """Gradients [B, parameters] in float64 of the mean losses of B batches, unit features x [B, b, d] with labels y [B, b]."""
+    q = torch.full((len(x), 1), loss_function(loss, q).keywords["q"], dtype=torch.float64)
+    weight, bias = (value.double().expand(len(x), *value.shape) for value in (model.fitted("weight_"), model.bias_))
+    _, by_weight, by_bias = loss_and_gradients(x.double(), y, weight, bias, torch.full_like(q, model.scale), q)
+    return torch.cat([by_weight.flatten(1), by_bias], dim=1) if model.bias else by_weight.flatten(1)
 
 
 def check_models(models):

@@ -40,14 +40,14 @@ def noisy_accuracies(clip, banks, methods, losses=("ce",), rates=(0.0, 0.125, 0.
     A seed drives the draw of the images, of their noise and of the training, and at one seed all methods learn from the
     same labels. options: of the models, such as epochs or q. Prompts and probes of a bank are trained together.
     Columns: dataset, method, loss, noise_kind, noise_rate, true_rate (of the labels given), seed, accuracy (on `split`,
-    whose labels are right).
+    whose labels are right), memorised (share of the wrong labels that the trained model predicts for their own images).
     """
     def fit(bank, jobs, given):
         models = [build(job["method"], clip, bank.classnames, recipe, loss=job["loss"], seed=job["seed"], **options)
                   for job in jobs]
         return fit_all(models, bank, given, progress)
 
-    return accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, lambda bank: bank.split(split))
+    return accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look_at_features, split)
 
 
 def probe_accuracies(banks, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform", shots=16, scale=100.0,
@@ -57,7 +57,7 @@ def probe_accuracies(banks, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds
         models = [LinearProbe(loss=job["loss"], seed=job["seed"], scale=scale, **options) for job in jobs]
         return fit_all(models, bank, given, progress)
 
-    return accuracies(banks, ["Linear Probe"], losses, rates, seeds, kind, shots, fit, lambda bank: bank.split("test"))
+    return accuracies(banks, ["Linear Probe"], losses, rates, seeds, kind, shots, fit, look_at_features)
 
 
 def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform",
@@ -76,22 +76,34 @@ def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125,
             model = ImageEncoderFineTuning(network, preprocess, seed=job["seed"], progress=False, **options)
             yield model.fit(images, noisy.labels, bank.n_classes)
 
-    return accuracies(banks, ["Image Finetuning"], ["ce"], rates, seeds, kind, shots, fit, lambda bank: (
-        tasks[bank.name].test.images, tasks[bank.name].test.labels))
+    def look_at_images(bank, split, rows=None):
+        part = getattr(tasks[bank.name], split)
+        return (part if rows is None else part.take(rows)).images
+
+    return accuracies(banks, ["Image Finetuning"], ["ce"], rates, seeds, kind, shots, fit, look_at_images)
 
 
-def accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, held_out):
+def look_at_features(bank, split, rows=None):
+    """Features of a split, or of some of its rows."""
+    x = getattr(bank, f"{split}_x")
+    return x if rows is None else x[..., rows, :]
+
+
+def accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look, split="test"):
     """The rows of `noisy_accuracies`. fit(bank, jobs, given) gives a fitted model for every job and its `NoisyLabels`,
-    held_out(bank) what to score it on."""
+    look(bank, split, rows) what it sees of a split."""
     rows = []
     for name, bank in banks.items():
-        given = {(rate, seed): noisy_shots(bank, shots, rate, kind, seed) for rate, seed in product(rates, seeds)}
+        drawn = {(rate, seed): noisy_shots(bank, shots, rate, kind, seed) for rate, seed in product(rates, seeds)}
         jobs = [{"dataset": name, "method": method, "loss": loss, "noise_kind": kind, "noise_rate": rate,
-                 "true_rate": given[rate, seed].rate, "seed": seed}
+                 "true_rate": drawn[rate, seed].rate, "seed": seed}
                 for method, loss, rate, seed in product(methods, losses, rates, seeds)]
-        models = fit(bank, jobs, [given[job["noise_rate"], job["seed"]] for job in jobs])
-        x, y = held_out(bank)
-        rows += [job | {"accuracy": model.score(x, y)} for job, model in zip(jobs, models, strict=True)]
+        given = [drawn[job["noise_rate"], job["seed"]] for job in jobs]
+        x, y = look(bank, split), bank.split(split)[1]
+        for job, noisy, model in zip(jobs, given, fit(bank, jobs, given), strict=True):
+            wrong = noisy.is_noisy
+            memorised = model.score(look(bank, "train", noisy.indices[wrong]), noisy.labels[wrong]) if wrong.any() else None
+            rows.append(job | {"accuracy": model.score(x, y), "memorised": memorised})
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""Contrastive pre-training of the pocket backbones from a seed, and the table that says how good they are."""
+"""Pre-training of the pocket backbones from a seed: contrastive on captions, or an image tower alone on labels."""
 from __future__ import annotations
 
 import json
@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.pocket import captions, drawing, world
-from clipnotes.pocket.model import VISION, build, prepare, tokenizer
+from clipnotes.pocket.model import EMBED_DIM, VISION, build, prepare, tokenizer
 
 STEPS = {"pocket-vit": 7600, "pocket-rn": 6400}  # of the weights that ship
+CLASSIFIER_STEPS = 2000
+LABELS = {"shape": len(world.SHAPES), "colour": len(world.COLOURS), "texture": len(world.TEXTURES), "scene": len(world.SCENES)}
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Recipe:
     warmup: int = 300
     easy_until: int = 300      # steps before the curriculum starts to harden
     hard_from: int = 2500      # full difficulty from here on
+    objective: str = "captions"  # or "labels": classify shape, colour, texture and scene, without any text
 
     def learning_rate(self, step):
         return self.lr * min(1, (step + 1) / self.warmup, (self.steps - step) / (self.steps - self.fall))
@@ -49,10 +52,18 @@ class Recipe:
 
 
 def batch_of(recipe, step, tokenize):
-    """Pictures and tokens of one step, a function of (seed, step) alone: [B, 3, s, s] and [B, 32]."""
+    """Pictures of one step and what they are matched with, a function of (seed, step) alone.
+
+    [B, 3, s, s], and tokens [B, 32], or with objective "labels" the labels of the four factors [B, 4].
+    """
     rng = np.random.default_rng([recipe.seed, step])
     factors = world.sample_pretraining(rng, recipe.batch, recipe.difficulty(step))
-    return prepare(drawing.draw(factors), recipe.model), tokenize(captions.write(factors, rng))
+    images = prepare(drawing.draw(factors), recipe.model)
+    if recipe.objective == "captions":
+        return images, tokenize(captions.write(factors, rng))
+    labels = np.stack([getattr(factors, name) for name in LABELS], axis=1)
+    labels[factors.size == 0, :3] = -100  # a scene without a shape: torch's sign for no label
+    return images, torch.from_numpy(labels)
 
 
 def encode_text(model, tokens):
@@ -71,6 +82,12 @@ def contrastive_loss(model, images, tokens):
     logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def classification_loss(model, images, labels):
+    """Sum over the factors of the cross entropy of a linear layer each on the image features."""
+    features = model.encode_image(images)
+    return sum(F.cross_entropy(head(features).float(), y) for head, y in zip(model.heads, labels.T, strict=True))
 
 
 def make_optimizer(model, recipe):
@@ -99,10 +116,11 @@ def load_state(path, recipe):
     return state
 
 
-def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200):
+def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200, objective="captions"):
     """Pre-train a pocket backbone; the state is saved every `save_every` steps and a killed run goes on from there.
 
     model: "pocket-vit" or "pocket-rn"; out: folder for checkpoint.pt, stable.pt, NAME.safetensors and NAME.json.
+    objective: "captions", or "labels" for an image tower that knows no text, as ImageNet networks do: NAME-classifier.
     On a CPU the batches of a seed are the same everywhere, the weights only on the same machine and torch version.
     Returns the path of the weights. Raises ClipnotesError for an unknown model or a checkpoint of another recipe.
     """
@@ -110,14 +128,21 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
 
     if model not in VISION:
         raise ClipnotesError(f"unknown pocket model {model!r}; choose one of {', '.join(VISION)}")
-    recipe = Recipe(model, steps or STEPS[model], seed)
+    if objective == "labels":
+        recipe = Recipe(model, steps or CLASSIFIER_STEPS, seed, warmup=100, easy_until=100, hard_from=800, objective="labels")
+    else:
+        recipe = Recipe(model, steps or STEPS[model], seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
     torch.manual_seed(seed)
-    net = build(model).to(device, memory_format=torch.channels_last).train()
+    net = build(model)
+    if objective == "labels":
+        net.heads = torch.nn.ModuleList(torch.nn.Linear(EMBED_DIM, n) for n in LABELS.values())
+    net = net.to(device, memory_format=torch.channels_last).train()
+    compute_loss = {"captions": contrastive_loss, "labels": classification_loss}[objective]
     optimizer, tokenize = make_optimizer(net, recipe), tokenizer()
     step, log, seconds = 0, [], 0.0
     state = load_state(out / "checkpoint.pt", recipe) if resume else None
@@ -129,12 +154,12 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
     started, losses = time.monotonic() - seconds, []
     progress = tqdm(total=recipe.steps, initial=step, desc=f"pre-training {model}", unit="step")
     while step < recipe.steps:
-        images, tokens = batch_of(recipe, step, tokenize)
+        images, targets = batch_of(recipe, step, tokenize)
         images = images.to(device, memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate(step)
         with torch.autocast(device, torch.bfloat16):
-            loss = contrastive_loss(net, images, tokens.to(device))
+            loss = compute_loss(net, images, targets.to(device))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -159,8 +184,10 @@ def export(net, recipe, log, seconds, out):
     """Write NAME.safetensors (fp16) and NAME.json (recipe, pairs seen, minutes, loss curve) into `out`."""
     from safetensors.torch import save
 
-    target = Path(out) / f"{recipe.model}.safetensors"
-    tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
+    classifier = recipe.objective == "labels"  # of which the image tower alone is of use
+    target = Path(out) / f"{recipe.model}{'-classifier' * classifier}.safetensors"
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()
+               if k.startswith("visual.") or not classifier}
     with atomic_write(target, "wb") as file:
         file.write(save({k: v.contiguous() for k, v in tensors.items()}))
     record = {"recipe": asdict(recipe), "pairs": recipe.steps * recipe.batch, "minutes": round(seconds / 60, 1),
