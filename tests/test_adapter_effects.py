@@ -29,7 +29,8 @@ def pixels():
 
 
 def n_hooks(adapted):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in [*adapted.model.modules(), *adapted.adapters.modules()])
+    modules = [*adapted.model.modules(), *adapted.adapters.modules()]
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
 def test_other_strengths(adapted, pixels):

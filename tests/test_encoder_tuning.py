@@ -10,16 +10,14 @@ from PIL import Image
 from torch import nn
 
 from clipnotes.backbone import load_clip
-from clipnotes.data.tasks import Split, Task
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods import encoder_tuning
 from clipnotes.methods.encoder_tuning import (
     ImageClassifier,
     ImageEncoderFineTuning,
     TextEncoderTuning,
     image_tower,
     imagenet_resnet50,
-    pretrain_classifier,
+    starting_network,
 )
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.sgd import batch_rows, learning_rate
@@ -229,64 +227,9 @@ def test_image_tuning_bad_input(pictures):
         ImageEncoderFineTuning(tiny_network(), to_tensor).logits(images)
 
 
-# --- pre-training -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def task():
-    y = np.arange(16) % 2
-    images = np.random.default_rng(0).integers(0, 90, (16, 40, 40, 3), dtype=np.uint8)
-    images[y == 1, :20] += 150
-    split = Split(y, lambda: images, "drawn here")
-    return Task("halves", split, split, split, ["low", "high"], ["{}"])
-
-
-def pretrain(task, **options):
-    return pretrain_classifier("pocket-vit", task, **{"epochs": 3, "batch_size": 8, "lr": 1e-3, "progress": False} | options)[0]
-
-
-def weights(network):
-    return torch.cat([value.flatten().double() for value in network.state_dict().values()])
-
-
-def test_pretraining_goes_on_where_it_was_killed(task, tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPNOTES_CACHE", str(tmp_path / "whole"))
-    whole = pretrain(task)
-    assert not whole.training and not any(p.requires_grad for p in whole.parameters())
-
-    monkeypatch.setenv("CLIPNOTES_CACHE", str(tmp_path / "killed"))
-    kept = []
-
-    def die(checkpoint, losses):
-        checkpoint.keep(losses)
-        kept.append(len(losses))
-        if len(losses) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(encoder_tuning, "keep_if_possible", die)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(task)
-    assert kept == [1, 2]
-    assert torch.equal(weights(pretrain(task)), weights(whole))
-
-    task.train.load_images = None  # from here on nothing is trained: the result is read
-    task.train.__dict__.pop("images")
-    assert torch.equal(weights(pretrain(task)), weights(whole))
-    [path] = (tmp_path / "killed" / "classifiers").iterdir()
-    path.write_bytes(path.read_bytes()[:1000])
-    with says("cannot be read; delete it to start afresh$"):
-        pretrain(task)
-
-
-def test_pretraining_depends_on_its_settings(task):
-    first = weights(pretrain(task, epochs=1))
-    assert not torch.equal(first, weights(pretrain(task, epochs=1, seed=1)))
-    assert not torch.equal(first, weights(pretrain(task, epochs=1, lr=2e-3)))
-
-
-def test_a_full_disk_costs_no_result(task, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("CLIPNOTES_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.warns(UserWarning, match="the classifier could not be kept in .*; set CLIPNOTES_CACHE to another folder"):
-        assert pretrain(task, epochs=1).head.out_features == 2
+def test_fine_tuning_beside_a_pocket_model_starts_from_labels_not_captions():
+    network, preprocess = starting_network("pocket-vit")
+    captions = load_clip("pocket-vit").model.visual.state_dict()
+    labels = network.visual[0].state_dict()
+    assert labels.keys() == captions.keys() and not torch.equal(labels["proj"], captions["proj"])
+    assert preprocess(Image.new("RGB", (40, 40))).shape == (3, 40, 40)

@@ -110,6 +110,30 @@ def test_loss_against_a_plain_computation(monkeypatch):
     assert loss_of(*features, 5.0, monkeypatch) == pytest.approx(expected, rel=1e-5)
 
 
+def test_loss_on_labels_against_a_plain_computation():
+    rng = np.random.default_rng(0)
+    net = Fixed(torch.tensor(rng.normal(size=(5, 8)), dtype=torch.float32), None, 1.0)
+    net.heads = torch.nn.ModuleList([torch.nn.Linear(8, 3), torch.nn.Linear(8, 4)])
+    labels = torch.tensor([[0, 1], [2, -100], [1, 3], [-100, 0], [2, 2]])
+    expected = 0
+    for head, y in zip(net.heads, labels.T.numpy(), strict=True):
+        z = (net.image @ head.weight.T + head.bias).detach().numpy().astype(float)
+        log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+        expected -= np.mean([log_p[i, c] for i, c in enumerate(y) if c >= 0])
+    assert pretrain.classification_loss(net, torch.arange(5), labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_are_those_of_the_pictures():
+    recipe = Recipe("pocket-vit", 100, batch=200, objective="labels", easy_until=0, hard_from=1)
+    images, labels = pretrain.batch_of(recipe, 50, None)
+    assert torch.equal(images, pretrain.batch_of(dataclasses.replace(recipe, objective="captions"), 50, model.tokenizer())[0])
+    factors = pretrain.world.sample_pretraining(np.random.default_rng([0, 50]), 200, 1.0)
+    shown = factors.size > 0
+    assert 0 < (~shown).sum() and (labels[~shown, :3] == -100).all()
+    for i, name in enumerate(pretrain.LABELS):
+        assert torch.equal(labels[shown, i], torch.from_numpy(getattr(factors, name)[shown]))
+
+
 def test_only_matrices_decay(net):
     groups = pretrain.make_optimizer(net, Recipe("pocket-vit", 100)).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0]
@@ -166,6 +190,21 @@ def test_a_longer_run_goes_on_from_the_stable_state(tiny, tmp_path):
     whole = pretrain.pretrain("pocket-vit", tmp_path / "whole", steps=6, device="cpu")
     first, second = load_file(longer), load_file(whole)
     assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_classifier_is_an_image_tower_alone(tiny, tmp_path, monkeypatch):
+    whole = pretrain.pretrain("pocket-vit", tmp_path / "whole", steps=4, save_every=2, device="cpu", objective="labels")
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.pretrain("pocket-vit", tmp_path / "killed", steps=4, save_every=2, device="cpu", objective="labels")
+    resumed = pretrain.pretrain("pocket-vit", tmp_path / "killed", steps=4, save_every=2, device="cpu", objective="labels")
+    first, second = load_file(whole), load_file(resumed)
+    assert whole.name == "pocket-vit-classifier.safetensors" and all(name.startswith("visual.") for name in first)
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    monkeypatch.setattr(model, "WEIGHTS", whole.parent)
+    tower = model.load("pocket-vit", "classifier")[0].visual
+    torch.testing.assert_close(tower.proj, first["visual.proj"].float())
 
 
 def test_a_finished_run_leaves_weights_and_a_record(tiny, tmp_path):

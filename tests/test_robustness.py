@@ -121,7 +121,7 @@ def test_images_are_drawn_and_mislabelled_as_for_all_others(clip, bank):
 
 def test_unbatched_models_are_fitted_too(clip, bank):
     given = [noisy_shots(bank, 4, 0.0, seed=1)] * 2
-    models = [build("TEnc-FT", clip, bank.classnames, "pocket", epochs=1), build("Linear Probe", clip, bank.classnames, epochs=1)]
+    models = [build(method, clip, bank.classnames, "pocket", epochs=1) for method in ("TEnc-FT", "Linear Probe")]
     assert fit_all(models, bank, given, progress=False) == models
     assert all(0 <= model.score(*bank.split("test")) <= 1 for model in models)
 

@@ -167,6 +167,13 @@ def test_compare_sets_our_mean_beside_the_paper(run, capsys):
     assert "46.19" in capsys.readouterr().out
 
 
+def test_compare_needs_no_loss_in_the_records():
+    record = dict(metric="overlap_area", dataset="dtd", method="CLIP image features", model="ViT-B-32", value=0.579)
+    missing = dict(loss=float("nan"), shots=float("nan"), noise_rate=None)
+    frame = papers.compare("measured", pd.DataFrame([record | missing]), "overlap area", dataset="DTD")
+    assert frame["ours"].tolist() == ["0.58 (n 1)"]
+
+
 def test_compare_knows_what_there_is(run):
     run.compare("imo", item="exp.log", dataset="EuroSAT")  # without a single record
     with pytest.raises(ClipnotesError, match="no paper 'coop'; known are: imo, measured, ptnl"):

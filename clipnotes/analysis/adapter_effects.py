@@ -49,10 +49,13 @@ def correction_norms(adapted, images):
     finally:
         for handle in handles:
             handle.remove()
-    lengths = {key: torch.cat(values) for key, values in lengths.items()}
-    nothing = torch.tensor(torch.nan)
-    return pd.DataFrame([{"block": int(number)} | {name: (lengths.get((number, name), nothing) / lengths[number, "h"]).mean().item()
-                                                   for name in ("adapter", "mlp")} for number in adapters.blocks])
+
+    def relative(number, name):
+        part = torch.cat(lengths[number, name]) if lengths[number, name] else torch.tensor(torch.nan)
+        return (part / torch.cat(lengths[number, "h"])).mean().item()
+
+    return pd.DataFrame([{"block": int(number), "adapter": relative(number, "adapter"), "mlp": relative(number, "mlp")}
+                         for number in adapters.blocks])
 
 
 def farthest_moved(change, allowed, n):

@@ -16,7 +16,7 @@ import torch
 from clipnotes.backbone import adapter_training, self_supervised
 from clipnotes.backbone.adapters import AdaptedClip
 from clipnotes.data import FeatureBank, encode_task, load_task
-from clipnotes.data.features import cache_dir
+from clipnotes.data.features import cache_dir, encode_split
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
 
@@ -79,7 +79,7 @@ class EncodedSets:
         self.clip, self.recipe, self.data_root, self.progress = clip, recipe, data_root, progress
         self.generic_task = load_task(generic, generic_shots, data_root=data_root)
         self.name, self.logit_scale = clip.name, clip.logit_scale
-        self.encoders = {None: clip}
+        self.encoders, self.banks = {None: clip}, {}
 
     def encoder(self, inside=None):
         """The CLIP itself, or an `AdaptedClip` with the adapters that `inside` names."""
@@ -89,12 +89,15 @@ class EncodedSets:
 
     def bank(self, name, inside=None):
         """The FeatureBank of a data set."""
-        return encode_task(self.encoder(inside), load_task(name, data_root=self.data_root), progress=self.progress)
+        if (name, inside) not in self.banks:
+            task = load_task(name, data_root=self.data_root)
+            self.banks[name, inside] = encode_task(self.encoder(inside), task, progress=self.progress)
+        return self.banks[name, inside]
 
     def generic(self, inside=None):
         """(features [N, d], labels [N]) of the generic images."""
-        bank = encode_task(self.encoder(inside), self.generic_task, progress=self.progress)
-        return bank.train_x, bank.train_y
+        split = self.generic_task.train
+        return encode_split(self.encoder(inside), split, progress=self.progress), split.labels
 
 
 class StoredSets:

@@ -50,8 +50,8 @@ def noisy_accuracies(clip, banks, methods, losses=("ce",), rates=(0.0, 0.125, 0.
     return accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look_at_features, split)
 
 
-def probe_accuracies(banks, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform", shots=16, scale=100.0,
-                     progress=True, **options):
+def probe_accuracies(banks, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform", shots=16,
+                     scale=100.0, progress=True, **options):
     """`noisy_accuracies` of linear probes alone, which need no CLIP: banks of stored features, with the paper's recipe."""
     def fit(bank, jobs, given):
         models = [LinearProbe(loss=job["loss"], seed=job["seed"], scale=scale, **options) for job in jobs]
@@ -71,7 +71,8 @@ def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125,
 
     def fit(bank, jobs, given):
         task = tasks[bank.name]
-        for job, noisy in zip(tqdm(jobs, desc=f"fine-tuning on {bank.name}", leave=False, disable=not progress), given, strict=True):
+        bar = tqdm(jobs, desc=f"fine-tuning on {bank.name}", leave=False, disable=not progress)
+        for job, noisy in zip(bar, given, strict=True):
             images = task.train.take(noisy.indices).images
             model = ImageEncoderFineTuning(network, preprocess, seed=job["seed"], progress=False, **options)
             yield model.fit(images, noisy.labels, bank.n_classes)

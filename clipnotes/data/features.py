@@ -169,19 +169,25 @@ def encode_task(clip, task, batch_size=64, progress=True, workers=0, views=1, cr
     views: with V > 1 the training images are encoded as V random views each, train_x [V, N, d]; crop, view_seed: see
     `Clip.encode_views`. Validation and test images always show their plain view.
     """
-    parts = {}
+    parts, options = {}, {"batch_size": batch_size, "progress": progress, "workers": workers}
     for split in SPLITS:
         part = getattr(task, split)
-        key = {"format": FORMAT, "model": clip.fingerprint, "images": part.fingerprint, "views": "plain"}
-        if split == "train" and views > 1:
-            key["views"] = {"n": views, "crop": list(crop), "seed": view_seed}
-            encode = functools.partial(clip.encode_views, n_views=views, crop=crop, seed=view_seed)
-        else:
-            encode = clip.encode_images
-        parts[f"{split}_x"] = cached(key, lambda part=part, encode=encode: encode(
-            part.images, batch_size=batch_size, progress=progress, workers=workers))
+        parts[f"{split}_x"] = encode_split(clip, part, views if split == "train" else 1, crop, view_seed, **options)
         parts[f"{split}_y"] = part.labels
     return FeatureBank(task.name, **parts, classnames=task.classnames, text=clip.classifier(task.classnames, task.templates))
+
+
+def encode_split(clip, split, views=1, crop=(0.08, 1.0), view_seed=1, **options):
+    """Raw features [N, d] of one split, [V, N, d] with V > 1 views, from the disk cache or encoded and kept.
+
+    views, crop, view_seed: see `encode_task`. options: those of `Clip.encode_images`.
+    """
+    key = {"format": FORMAT, "model": clip.fingerprint, "images": split.fingerprint, "views": "plain"}
+    encode = clip.encode_images
+    if views > 1:
+        key["views"] = {"n": views, "crop": list(crop), "seed": view_seed}
+        encode = functools.partial(clip.encode_views, n_views=views, crop=crop, seed=view_seed)
+    return cached(key, lambda: encode(split.images, **options))
 
 
 def cached(key, compute):

@@ -85,7 +85,8 @@ def _matches(row, record):
 
 
 def _name(value):
-    plain = re.sub(r"[^a-z0-9+]", "", "" if value is None else str(value).lower())
+    stated = value is not None and value == value  # pandas has NaN where a record lacks a key
+    plain = re.sub(r"[^a-z0-9+]", "", str(value).lower()) if stated else ""
     return _ALIASES.get(plain, plain)
 
 

@@ -78,9 +78,9 @@ def noise_curves(ax, table, title=""):
     for (method, loss), part in table.groupby(["method", "loss"], sort=False):
         marker, colour = METHOD_STYLES[method]
         by_rate = 100 * part.groupby("noise_rate")["accuracy"].agg(["mean", "std"])
-        ax.errorbar(100 * by_rate.index, by_rate["mean"], by_rate["std"].fillna(0), color=PALETTE[colour], marker=marker, markersize=6,
-                    linestyle="-" if loss == "ce" else "--", markerfacecolor=None if loss == "ce" else "white", capsize=2,
-                    label=f"{method}, {loss.upper()}")
+        ax.errorbar(100 * by_rate.index, by_rate["mean"], by_rate["std"].fillna(0), color=PALETTE[colour], marker=marker,
+                    markersize=6, linestyle="-" if loss == "ce" else "--", markerfacecolor=None if loss == "ce" else "white",
+                    capsize=2, label=f"{method}, {loss.upper()}")
     ax.set(title=title, xticks=[100 * rate for rate in sorted(table["noise_rate"].unique())])
     ax.xaxis.set_major_formatter("{x:g}")
 

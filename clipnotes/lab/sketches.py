@@ -16,8 +16,8 @@ def box(ax, x, y, text, kind="frozen", width=3.6, height=1.0, fontsize=9):
 
 def arrow(ax, start, end, dashed=False):
     """An arrow between two points."""
-    ax.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": "0.3", "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0,
-                                                      "linestyle": "--" if dashed else "-"})
+    ax.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": "0.3", "linewidth": 1.2, "shrinkA": 0,
+                                                      "shrinkB": 0, "linestyle": "--" if dashed else "-"})
 
 
 def draw_variant(ax, title, context=None, names=None, text_encoder="frozen", linear=False, starts_from_text=False):

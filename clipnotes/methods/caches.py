@@ -67,6 +67,16 @@ class TipAdapter:
         """Top-1 accuracy in [0, 1]."""
         return (self.predict(x, affinity_x) == torch.as_tensor(y)).double().mean().item()
 
+    @property
+    def table_(self):
+        """Validation accuracies [alphas, betas, gammas] over the axes of grid_."""
+        return self.found_.table
+
+    @property
+    def surface_(self):
+        """Validation accuracy over alpha (rows) and beta (columns), at the best gamma of each pair: a DataFrame."""
+        return self.found_.surface
+
     def search(self, val_x, val_y, affinity_x=None, grid=None, betas=None, gammas=None):
         """Choose alpha, beta (and gamma) by accuracy on validation data, in [0, 1].
 
@@ -82,7 +92,7 @@ class TipAdapter:
         else:
             found = best_on_grid(self, x, y, affinity_x, named_grid(grid, betas, gammas))
         self.alpha_, self.beta_, self.gamma_ = found.alpha, found.beta, found.gamma
-        self.grid_, self.table_, self.curve_, self.surface_ = found.grid, found.table, found.curve, found.surface
+        self.grid_, self.curve_, self.found_ = found.grid, found.curve, found
         self.refine(x, y, affinity_x, exact=grid is None)
         self.val_accuracy_ = self.score(x, y, affinity_x if self.corrected_ else None)
         return self

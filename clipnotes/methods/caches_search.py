@@ -5,6 +5,7 @@ classes each rule out a half line. All accuracies follow from the ends of these 
 """
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,13 +86,18 @@ def named_grid(grid, betas, gammas):
 
 @dataclass(frozen=True)
 class Found:
-    """The best setting; table: accuracies [alphas, betas, gammas] over the axes of `grid`; curve: best of every beta."""
+    """The best setting; intervals: (low, high) of `all_intervals` over the axes of `grid`; curve: best of every beta."""
     alpha: float
     beta: float
     gamma: float
     grid: Grid
-    table: np.ndarray
+    intervals: tuple
     curve: object
+
+    @functools.cached_property
+    def table(self):
+        """Accuracies [alphas, betas, gammas] over the axes of `grid`: for pictures, so only made when asked for."""
+        return accuracies(*self.intervals, self.grid.alphas)
 
     @property
     def surface(self):
@@ -114,13 +120,14 @@ def best_over_alpha(model, x, y, affinity_x, betas=None, gammas=None):
     b, g = np.unravel_index(counts.argmax(), counts.shape)  # the first maximum: smallest beta, then gamma
     rows = [(beta, gammas[j], alphas[i, j], counts[i, j] / len(y))
             for i, (beta, j) in enumerate(zip(betas, counts.argmax(1), strict=True))]
-    return Found(float(alphas[b, g]), betas[b], gammas[g], grid, accuracies(low, high, grid.alphas), curve(rows))
+    return Found(float(alphas[b, g]), betas[b], gammas[g], grid, (low, high), curve(rows))
 
 
 def best_on_grid(model, x, y, affinity_x, grid):
     """The best setting of a grid; the first one in its loop order wins."""
     grid = grid if model.has_gamma else replace(grid, gammas=(0.0,))
-    table = accuracies(*all_intervals(model, x, y, affinity_x, grid.betas, grid.gammas), grid.alphas)
+    intervals = all_intervals(model, x, y, affinity_x, grid.betas, grid.gammas)
+    table = accuracies(*intervals, grid.alphas)
     order = [("alpha", "beta", "gamma").index(name) for name in grid.order]
 
     def first_best(table):
@@ -132,7 +139,7 @@ def best_on_grid(model, x, y, affinity_x, grid):
         a, _, g = first_best(table[:, [i]])
         rows.append((beta, grid.gammas[g], grid.alphas[a], table[a, i, g]))
     a, b, g = first_best(table)
-    return Found(grid.alphas[a], grid.betas[b], grid.gammas[g], grid, table, curve(rows))
+    return Found(grid.alphas[a], grid.betas[b], grid.gammas[g], grid, intervals, curve(rows))
 
 
 def curve(rows):

@@ -5,26 +5,20 @@ Both are what paper B sets prompt tuning against (Table 1 and Fig. 1); all train
 from __future__ import annotations
 
 import copy
-import hashlib
-import math
-import warnings
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipnotes.backbone.adapter_training import Checkpoint
 from clipnotes.backbone.clip import POCKET, ImageReader, load_clip
 from clipnotes.backbone.prompt_encoding import PromptEncoder, pooling, text_tower, token_ids
 from clipnotes.backbone.text import fill
-from clipnotes.data.features import cache_dir
-from clipnotes.data.tasks import load_task
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import class_labels, unit_features
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import Classifier
-from clipnotes.methods.sgd import batch_rows, make_recipe, train, unit_views
+from clipnotes.methods.sgd import make_recipe, train, unit_views
 
 
 class TextEncoderTuning(Classifier):
@@ -89,7 +83,7 @@ class ImageEncoderFineTuning(Classifier):
     """Fine-tune all of an image classifier: "ImageNet fine-tuning" of paper B, Fig. 1. There is no text side.
 
     network: a module from pixels to logits whose last layer, `head` or `fc`, is an nn.Linear; preprocess: PIL image ->
-    tensor. Both as `pretrain_classifier` and `imagenet_resnet50` return them. A copy is trained, its batch norms in
+    tensor. Both as `starting_network` returns them. A copy is trained, its batch norms in
     training mode as in the released code. head: "new" (random), or "kept" (class k is output k, as in that code).
     train_transform: PIL image -> tensor, drawn anew every epoch, instead of `preprocess` in training.
     loss, q, recipe: as in `TextEncoderTuning`. After `fit`: network_, losses_.
@@ -159,17 +153,6 @@ def pixels(source, rows):
 # --- networks to start from ---------------------------------------------------------------------------------------
 
 
-def starting_network(name, path=None):
-    """(network, preprocess) that image fine-tuning beside the CLIP `name` starts from.
-
-    `imagenet_resnet50(path)`, as in paper B; beside a pocket model, the classifier of its own size that
-    `pretrain_classifier` trains on pocket-generic.
-    """
-    if name in POCKET:
-        return pretrain_classifier(name, load_task("pocket-generic"))
-    return imagenet_resnet50(path)
-
-
 class ImageClassifier(nn.Module):
     """An image tower [b, 3, s, s] -> [b, d] with a linear head: logits [b, C]."""
 
@@ -188,6 +171,17 @@ def image_tower(clip):
     """
     visual = nn.Sequential(copy.deepcopy(clip.model.visual), nn.LayerNorm(clip.dim, elementwise_affine=False))
     return ImageClassifier(visual, clip.dim, 1).eval(), clip.preprocess
+
+
+def starting_network(name, path=None):
+    """(network, preprocess) that image fine-tuning beside the CLIP `name` starts from.
+
+    `imagenet_resnet50(path)`, as in paper B; beside a pocket model an image tower of its own architecture that was trained
+    on labels of the pocket world, without any text (see `pocket.pretrain`).
+    """
+    if name in POCKET:
+        return image_tower(load_clip(name, "classifier", device="cpu"))
+    return imagenet_resnet50(path)
 
 
 def imagenet_resnet50(path=None):
@@ -210,59 +204,3 @@ def imagenet_resnet50(path=None):
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClipnotesError(f"{path} does not hold weights of ResNet-50 ({reason[:200]}); get {weights.url}") from error
     return network, weights.transforms()
-
-
-def pretrain_classifier(name, task, epochs=12, batch_size=32, lr=1.5e-3, weight_decay=0.1, seed=0, progress=True):
-    """(network, preprocess): the image tower of the CLIP `name`, trained from random weights to classify a task's images.
-
-    The pocket stand-in for an ImageNet network: as large as the CLIP's own image tower, and without any text, e.g.
-    pretrain_classifier("pocket-rn", load_task("pocket-generic")). AdamW, the rate rising for an epoch and then falling
-    to 0 along a cosine. The state is kept in the cache folder after every epoch: a killed run goes on from it to the
-    same weights, and a second call reads the result. Raises ClipnotesError for a damaged file there.
-    """
-    from tqdm.auto import tqdm
-
-    clip = load_clip(name, "random", device="cpu")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        visual = copy.deepcopy(clip.model.visual).requires_grad_().train()
-        network = ImageClassifier(visual, clip.dim, len(task.classnames)).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
-    identity = {"start": clip.fingerprint, "images": task.train.fingerprint, "epochs": epochs, "batch_size": batch_size,
-                "lr": lr, "weight_decay": weight_decay, "seed": seed}
-    digest = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
-    path = cache_dir() / "classifiers" / f"{name}-{task.name}-{digest}.pt"
-    checkpoint = Checkpoint(path, 1, identity, {"network": network, "optimizer": optimizer})
-    losses = checkpoint.resume()  # one an epoch
-
-    if len(losses) < epochs:
-        data = pixels(ImageReader(task.train.images, clip.preprocess), range(len(task.train)))
-        bar = tqdm(total=epochs, initial=len(losses), desc=f"pre-training a {name} classifier", unit="epoch", leave=False,
-                   disable=not progress)
-        for epoch, batches in enumerate(batch_rows(len(data), batch_size, epochs, seed)):
-            if epoch < len(losses):
-                continue
-            total = 0.0
-            for step, rows in enumerate(batches):
-                done = epoch + step / len(batches)  # epochs
-                optimizer.param_groups[0]["lr"] = lr * min(done, 1) * (1 + math.cos(math.pi * done / epochs)) / 2
-                loss = F.cross_entropy(network(data[rows]), task.train.labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.item()
-            losses.append(total / len(batches))
-            bar.update()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
-            keep_if_possible(checkpoint, losses)
-        bar.close()
-    return network.eval().requires_grad_(False), clip.preprocess
-
-
-def keep_if_possible(checkpoint, losses):
-    """A full disk or a read-only folder costs time at the next run, not this one's result."""
-    try:
-        checkpoint.keep(losses)
-    except OSError as error:
-        warnings.warn(f"the classifier could not be kept in {checkpoint.path.parent} ({error}); set CLIPNOTES_CACHE to "
-                      "another folder", stacklevel=3)

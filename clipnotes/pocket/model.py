@@ -114,7 +114,8 @@ def prepare(pixels, name):
 def load(name, pretrained=None):
     """(model, preprocess, tokenizer) of a pocket backbone; `pretrained`: path of other weights than the shipped ones.
 
-    Raises ClipnotesError where the file is missing or holds another architecture; "random" gives seeded weights.
+    "random" gives seeded weights, "classifier" an image tower that was trained on labels, beside a text tower of such.
+    Raises ClipnotesError where the file is missing or holds another architecture.
     """
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from safetensors.torch import load_file
@@ -124,12 +125,15 @@ def load(name, pretrained=None):
         torch.manual_seed(0)
         model = build(name)
     if pretrained != "random":
-        path = Path(pretrained or WEIGHTS / f"{name}.safetensors")
+        shipped = f"{name}-classifier" if pretrained == "classifier" else name
+        path = WEIGHTS / f"{shipped}.safetensors" if pretrained in (None, "classifier") else Path(pretrained)
         if not path.is_file():
             raise ClipnotesError(f"the weights of {name} are missing at {path}; reinstall clipnotes, which "
                                  f"brings them, or make them with `clipnotes pocket pretrain {name}` and give their path")
+        part, prefix = (model.visual, "visual.") if pretrained == "classifier" else (model, "")
         try:
-            model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+            part.load_state_dict({k.removeprefix(prefix): v.float() if v.is_floating_point() else v
+                                  for k, v in load_file(path).items()})
         except (RuntimeError, SafetensorError) as error:
             raise ClipnotesError(f"{path} does not hold weights of {name} ({str(error).splitlines()[0]}); "
                                  "name the backbone that it belongs to") from error
