@@ -23,6 +23,7 @@ def test_card_says_what_the_records_say(tmp_path, monkeypatch):
 
 def test_the_committed_card_belongs_to_the_committed_weights():
     text = (model.WEIGHTS / "README.md").read_text(encoding="utf-8")
-    for name in ("pocket-vit", "pocket-rn"):
+    for name, what in (("pocket-vit", "pairs"), ("pocket-rn", "pairs"), ("pocket-vit-classifier", "pictures")):
         record = json.loads((model.WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
-        assert f"{record['pairs']:,} pairs in {record['minutes']:.0f} minutes" in text
+        assert f"{record['pairs']:,} {what} in {record['minutes']:.0f} minutes" in text
+    assert sum(path.stat().st_size for path in model.WEIGHTS.iterdir()) < 20e6

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import confusion_matrix
 
-from clipnotes.analysis.confusion import Confusion, averaged_confusion, confusion
+from clipnotes.analysis.confusion import Confusion, averaged_confusion, confusion, kept_words, rank_correlation
 from clipnotes.backbone import load_clip
 from clipnotes.data.noise import corrupt_labels
 from clipnotes.errors import ClipnotesError
@@ -130,6 +131,34 @@ def test_the_matrix_serves_as_noise():
     found = of([[0.6, 0, 0.1, 0.3], [0, 1, 0, 0], [0, 0.2, 0.7, 0.1], [0.1, 0.5, 0.1, 0.3]])
     noisy = corrupt_labels(y, 0.5, "confusion", 4, logits=found.matrix[y])
     assert [noisy.labels[noisy.is_noisy & (y == c)].unique().tolist() for c in range(4)] == [[3], [0], [1], [1]]
+
+
+# --- structure ----------------------------------------------------------------------------------------------------
+
+
+def test_kept_words():
+    names = ["red star", "red plus", "green star", "green_plus"]
+    found = kept_words(of([[0.4, 0.3, 0.2, 0.1], [0.3, 0.7, 0, 0], [0.1, 0, 0.9, 0], [0, 0, 0, 1]], names)).set_index("kept")
+    assert found["share"].to_dict() == pytest.approx({"first word": 0.6, "second word": 0.3, "neither": 0.1})
+    assert found["chance"].to_dict() == pytest.approx(dict.fromkeys(found.index, 1 / 3))
+    assert kept_words(of(np.eye(2), ["red star", "star"])) is None
+
+
+def test_rank_correlation():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((7, 7)).round(1), rng.random((7, 7)).round(1)  # with ties
+    other = ~np.eye(7, dtype=bool)
+    rho, bound = rank_correlation(a, b)
+    assert rho == pytest.approx(spearmanr(a[other], b[other]).statistic) and 0 < bound < 1
+    assert rank_correlation(a, a**3 + 5 * np.eye(7))[0] == pytest.approx(1) and rank_correlation(a, b) == (rho, bound)
+    assert np.isnan(rank_correlation(a, np.ones((7, 7)))).all()
+
+
+def test_relabelled_classes_rarely_reach_the_bound():
+    """Of matrices that have nothing to do with each other, about one in twenty exceeds it."""
+    rng = np.random.default_rng(1)
+    found = [rank_correlation(rng.random((8, 8)), rng.random((8, 8)), draws=100) for _ in range(100)]
+    assert 0 < sum(abs(rho) > bound for rho, bound in found) < 15
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------

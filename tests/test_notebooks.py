@@ -82,6 +82,9 @@ def readme_commands():
 NEEDS_MORE = {  # commands that need a network, a data set, an hour, or run other tests of this suite
     "make study", "make test", "clipnotes study --preset laptop", "clipnotes pocket show",
     "clipnotes run 02 -p features=oxford_pets.npz --out runs/pets",
+    "clipnotes run 04 -p features_dir=features -p datasets=[dtd,stanford_cars] -p dataset=dtd -p generic=[imagenet,food101] "
+    "-p corrections=[whitening]",
+    "clipnotes run 07 -p features=[oxford_pets.npz] -p datasets=[digits] -p finetuning_seeds=[] --out runs/pets_noise",
     "clipnotes run 02 -p model=ViT-B-32 -p pretrained=openai -p dataset=oxford_pets -p datasets=[oxford_pets,dtd] "
     "-p data_root=data",
     "papermill notebooks/02_intra_modal_overlap.ipynb out.ipynb -p dataset pocket-textures",

@@ -119,6 +119,16 @@ def test_images_are_drawn_and_mislabelled_as_for_all_others(clip, bank):
     assert table["accuracy"].item() == own.score(task.test.images, task.test.labels)
 
 
+def test_the_probe_falls_as_in_paper_b(shared):
+    """OpenAI's ViT-B/32 on Oxford Pets; the paper's own curve, with RN50, is 76.5 / 65.1 / 57.6 / 35.8."""
+    bank = FeatureBank.load(shared / "data" / "clip_vitb32" / "oxford_pets.npz")
+    table = probe_accuracies({"oxford_pets": bank}, ("ce", "gce"), seeds=(1, 2), progress=False)
+    mean = 100 * table.groupby(["loss", "noise_rate"])["accuracy"].mean()
+    assert mean["ce"].tolist() == pytest.approx([79.2, 67.3, 54.4, 33.4], abs=2.5)
+    assert mean["gce"].tolist() == pytest.approx([71.1, 66.8, 64.2, 48.5], abs=3)
+    assert mean["gce", 0.5] > mean["ce", 0.5] + 10
+
+
 def test_unbatched_models_are_fitted_too(clip, bank):
     given = [noisy_shots(bank, 4, 0.0, seed=1)] * 2
     models = [build(method, clip, bank.classnames, "pocket", epochs=1) for method in ("TEnc-FT", "Linear Probe")]

@@ -15,7 +15,7 @@ import pytest
 from clipnotes import lab
 from clipnotes.errors import ClipnotesError
 from clipnotes.lab.commit import commit_outputs
-from clipnotes.lab.execute import completed, overrides
+from clipnotes.lab.execute import absolute, completed, overrides
 from clipnotes.lab.series import find
 from clipnotes.lab.study import read_preset, study, summary
 
@@ -119,6 +119,7 @@ def test_files_become_absolute_and_out_is_an_option(toy_notebook):
     Path("bank.npz").touch()
     assert overrides(find("01"), {"features": "bank.npz"}) == {"features": str(Path.cwd() / "bank.npz")}
     assert overrides(find("01"), {"features": ""}) == {"features": ""}
+    assert absolute(["bank.npz", ""]) == [str(Path.cwd() / "bank.npz"), ""]
     with pytest.raises(ClipnotesError, match="option --out"):
         overrides(find("01"), {"out": "x"})
 

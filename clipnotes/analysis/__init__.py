@@ -1,6 +1,10 @@
-"""Analysis: what features look like and how well they transfer."""
+"""Analysis: what features look like, how well they transfer, what wrong labels do."""
+from clipnotes.analysis.confusion import Confusion, averaged_confusion, confusion
+from clipnotes.analysis.gradients import gradient_ratio
 from clipnotes.analysis.overlap import Overlap, cross_overlap, overlap
-from clipnotes.analysis.statistics import mean_ci
+from clipnotes.analysis.robustness import noisy_accuracies, noisy_shots
+from clipnotes.analysis.statistics import mean_ci, verdict
 from clipnotes.analysis.transfer import linear_probe_accuracy, transfer_table
 
-__all__ = ["Overlap", "cross_overlap", "linear_probe_accuracy", "mean_ci", "overlap", "transfer_table"]
+__all__ = ["Confusion", "Overlap", "averaged_confusion", "confusion", "cross_overlap", "gradient_ratio",
+           "linear_probe_accuracy", "mean_ci", "noisy_accuracies", "noisy_shots", "overlap", "transfer_table", "verdict"]

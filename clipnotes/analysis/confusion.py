@@ -100,3 +100,43 @@ def averaged_confusion(clip, x, y, classnames, draws=100, n_context=16, seed=1, 
                 predicted.append((x @ text.T).argmax(1))
             bar.update(len(part))
     return confusion(torch.stack(predicted), y, classnames)
+
+
+def kept_words(confusion):
+    """Which words the confusions between two-word class names ("red star") keep: a DataFrame, None for other names.
+
+    Columns: kept ("first word", "second word" or "neither"), share of all confusions, chance (the share if every wrong
+    class were as likely as any other).
+    """
+    words = [name.replace("_", " ").split() for name in confusion.classnames]
+    if any(len(name) != 2 for name in words):
+        return None
+    first, second = (np.equal.outer(column, column) for column in np.array(words, dtype=object).T)
+    other = ~np.eye(len(words), dtype=bool)
+    kept = {"first word": first & other, "second word": second & other, "neither": ~first & ~second}
+    mass = confusion.matrix[other].sum()
+    return pd.DataFrame([{"kept": name, "share": confusion.matrix[mask].sum() / mass, "chance": mask.sum() / other.sum()}
+                         for name, mask in kept.items()])
+
+
+def rank_correlation(a, b, draws=500, seed=0):
+    """(Spearman's rho, bound) of what two matrices [C, C] say of the pairs of different classes.
+
+    Pairs that share a class are not independent, so the bound comes from relabelling: it is the absolute rho that 95 % of
+    `draws` random renumberings of b's classes stay below (Mantel test). Both are NaN where a matrix is constant.
+    """
+    from scipy.stats import rankdata
+
+    other = ~np.eye(len(a), dtype=bool)
+
+    def ranks(matrix):
+        filled = np.zeros(matrix.shape)
+        filled[other] = rankdata(matrix[other])
+        centred = np.where(other, filled - filled[other].mean(), 0)
+        size = np.linalg.norm(centred)
+        return centred / size if size else np.full(matrix.shape, np.nan)
+
+    a, b = ranks(np.asarray(a, float)), ranks(np.asarray(b, float))
+    orders = (np.random.default_rng([seed, draw]).permutation(len(b)) for draw in range(draws))
+    chance = [abs((a * b[np.ix_(order, order)]).sum()) for order in orders]
+    return float((a * b).sum()), float(np.quantile(chance, 0.95))

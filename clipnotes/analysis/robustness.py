@@ -61,7 +61,7 @@ def probe_accuracies(banks, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds
 
 
 def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform",
-                           shots=16, recipe="paper", progress=True, **options):
+                           shots=16, recipe="paper", split="test", progress=True, **options):
     """`noisy_accuracies` of "Image Finetuning": a network without text (see `methods.encoder_tuning`), all of it trained.
 
     tasks: {data set: Task with the images of the bank of that name}, whose training images are drawn and given labels as
@@ -81,7 +81,7 @@ def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125,
         part = getattr(tasks[bank.name], split)
         return (part if rows is None else part.take(rows)).images
 
-    return accuracies(banks, ["Image Finetuning"], ["ce"], rates, seeds, kind, shots, fit, look_at_images)
+    return accuracies(banks, ["Image Finetuning"], ["ce"], rates, seeds, kind, shots, fit, look_at_images, split)
 
 
 def look_at_features(bank, split, rows=None):

@@ -32,20 +32,33 @@ def write_card(path, tables):
 
     parts = [INTRODUCTION.format(names=" and ".join(f"`{model}`" for model in tables))]
     for model, table in tables.items():
-        record = json.loads((WEIGHTS / f"{model}.json").read_text(encoding="utf-8"))
-        recipe = ", ".join(f"{key} {value}" for key, value in record["recipe"].items() if key != "model")
-        size = (WEIGHTS / f"{model}.safetensors").stat().st_size / 1e6
         parts += [
             f"## {model}\n",
-            f"`clipnotes pocket pretrain {model}`; recipe: {recipe}. AdamW (0.9, 0.98), gradients clipped at 1, bfloat16 "
-            f"autocast. {record['pairs']:,} pairs in {record['minutes']:.0f} minutes on {record['threads']} CPU thread(s) "
-            f"of a shared machine, torch {record['torch']}. Final loss {record['loss'][-1][1]:.2f}. File: {size:.1f} MB.\n",
+            f"`clipnotes pocket pretrain {model}`; " + training(WEIGHTS / model, "pairs"),
             "Test accuracy in %, with 16 images a class as mean and standard deviation over three draws of the images "
             "(`clipnotes pocket show` prints the same):\n",
             markdown(table),
         ]
+    for path in sorted(WEIGHTS.glob("*-classifier.safetensors")):
+        parts += [
+            f"## {path.stem}\n",
+            "An image tower alone, of the same architecture, trained to name shape, colour, texture and scene of the pictures "
+            "that the CLIP saw with captions: what notebook 07 has in the place of an ImageNet network. "
+            f"`clipnotes pocket pretrain {path.stem.removesuffix('-classifier')} --objective labels`; "
+            + training(path.with_suffix(""), "pictures"),
+        ]
     with atomic_write(path) as stream:
         stream.write("\n".join(parts))
+
+
+def training(path, what):
+    """A paragraph on how the weights at `path` (without suffix) were made, from their training record."""
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    recipe = ", ".join(f"{key} {value}" for key, value in record["recipe"].items() if key != "model")
+    size = path.with_suffix(".safetensors").stat().st_size / 1e6
+    return (f"recipe: {recipe}. AdamW (0.9, 0.98), gradients clipped at 1, bfloat16 autocast. {record['pairs']:,} {what} in "
+            f"{record['minutes']:.0f} minutes on {record['threads']} CPU thread(s) of a shared machine, torch "
+            f"{record['torch']}. Final loss {record['loss'][-1][1]:.2f}. File: {size:.1f} MB.\n")
 
 
 def markdown(table):

@@ -5,7 +5,8 @@ import matplotlib.pyplot as plt
 from clipnotes.lab.figures import PALETTE
 
 TRAINED = PALETTE["image"]
-BOXES = {"frozen": ("0.88", "0.55", "black"), "trained": (TRAINED, TRAINED, "white"), "fixed": ("white", TRAINED, TRAINED)}
+BOXES = {"frozen": ("0.88", "0.55", "black"), "trained": (TRAINED, TRAINED, "white"), "fixed": ("white", TRAINED, TRAINED),
+         "data": ("white", "0.65", "black")}
 
 
 def adapter_block(width=7.4):
@@ -35,18 +36,19 @@ def adapter_block(width=7.4):
     return figure
 
 
-def _box(ax, x, y, text, kind, wide=9, high=7):
+def _box(ax, x, y, text, kind, wide=9, high=7, fontsize=12):
     face, edge, ink = BOXES[kind]
     corner = (x - wide / 2, y - high / 2)
     ax.add_patch(plt.Rectangle(corner, wide, high, facecolor=face, edgecolor=edge, linewidth=1.4, zorder=3))
-    ax.text(x, y, text, ha="center", va="center", color=ink, fontsize=12, zorder=4)
+    ax.text(x, y, text, ha="center", va="center", color=ink, fontsize=fontsize, zorder=4)
 
 
-def _path(ax, *points, colour="0.25"):
+def _path(ax, *points, colour="0.25", style="-"):
     """A line through the points, with an arrow's head at the last one."""
     ax.plot(*zip(*points[:-1], strict=True), color=colour, linewidth=1.4, solid_joinstyle="miter")
     ax.annotate("", points[-1], points[-2], arrowprops={
-        "arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 14})
+        "arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "linestyle": style, "shrinkA": 0, "shrinkB": 0,
+        "mutation_scale": 14})
 
 
 def prompt_tree(names, n_context, length, width=7.4):
@@ -111,3 +113,69 @@ def _token_tree(ax, sequences, context):
     deepest = max(map(len, sequences))
     ax.set(xlim=(-0.5, deepest - 0.5), ylim=(len(sequences) - 0.55, -0.6), title=f"as a tree: {nodes} tokens")
     ax.axis("off")
+
+
+# What is trained in the six methods of paper B's Fig. 3; arguments of `_method`.
+METHODS = {
+    "Classifier-R": {"linear": True},
+    "Classifier-C": {"linear": True, "context": "frozen", "names": "frozen"},
+    "TEnc-FT": {"context": "frozen", "names": "frozen", "text_encoder": "trained"},
+    "Prompt Tuning": {"context": "trained", "names": "frozen"},
+    "Full Prompt Tuning": {"context": "trained", "names": "trained"},
+    "CLS Tuning": {"context": "frozen", "names": "trained"},
+}
+
+
+def method_sketches(width=7.6):
+    """A figure of the six structures of paper B's Fig. 3: frozen parts grey, trained parts coloured."""
+    figure, axes = plt.subplots(2, 3, figsize=(width, 0.68 * width))
+    for letter, ax, (name, parts) in zip("abcdef", axes.flat, METHODS.items(), strict=True):
+        ax.set_title(f"({letter}) {name}", fontsize=11)
+        _method(ax, **parts)
+    return figure
+
+
+def _method(ax, context=None, names=None, text_encoder="frozen", linear=False):
+    """One structure. context, names: "frozen" or "trained", None where there is no text. linear: a trained linear layer in
+    place of the class texts, which starts from them where there is text."""
+    ax.set(xlim=(0, 10), ylim=(0, 7.7))
+    ax.axis("off")
+    size = {"high": 1, "fontsize": 9}
+    _box(ax, 2.3, 0.7, "image", "data", 4.3, **size)
+    _box(ax, 2.3, 2.7, "image encoder", "frozen", 4.3, **size)
+    _path(ax, (2.3, 1.2), (2.3, 2.2))
+    if context:
+        _box(ax, 6.1, 0.7, "context" if context == "trained" else "a photo\nof a", context, 2.2, **size)
+        _box(ax, 8.6, 0.7, "class\nname", names, 2.2, **size)
+        _box(ax, 7.35, 2.7, "text encoder", text_encoder, 4.7, **size)
+        _path(ax, (7.35, 1.2), (7.35, 2.2))
+    if linear:
+        _box(ax, 2.3, 5, "linear layer", "trained", 4.3, **size)
+        _path(ax, (2.3, 3.2), (2.3, 4.5))
+        if context:
+            _path(ax, (7.35, 3.2), (4.5, 5), style="--")
+            ax.text(6.9, 4.4, "start", fontsize=9, ha="center")
+    else:
+        _box(ax, 4.85, 5, "cosines", "data", 4.3, **size)
+        _path(ax, (2.3, 3.2), (3.9, 4.5))
+        _path(ax, (7.35, 3.2), (5.8, 4.5))
+    centre = 2.3 if linear else 4.85
+    _box(ax, centre, 6.9, "loss on labels", "data", 4.3, **size)
+    _path(ax, (centre, 5.5), (centre, 6.4))
+
+
+def pseudo_label_pipeline(width=7.6):
+    """A figure of unsupervised prompt tuning: pseudo-labels from zero-shot CLIP, a choice among them, a robust loss."""
+    figure, ax = plt.subplots(figsize=(width, 0.38 * width))
+    ax.set(xlim=(0, 25.4), ylim=(0, 6.2))
+    ax.axis("off")
+    _box(ax, 2.4, 3.0, "images\nwithout labels", "data", 4.2, 1.9, fontsize=9)
+    _box(ax, 8.2, 3.0, "zero-shot CLIP:\nmost likely class\nand its probability", "frozen", 5.2, 2.4, fontsize=9)
+    _path(ax, (4.6, 3.0), (5.5, 3.0))
+    for y, choice, training in ((4.7, "16 a class, the most\nconfident (UPL)", "prompt tuning\nwith CE"),
+                                (1.3, "16 a class at random\n(robust UPL)", "prompt tuning\nwith CE or GCE")):
+        _box(ax, 14.6, y, choice, "data", 5.6, 1.9, fontsize=9)
+        _box(ax, 22.2, y, training, "trained", 5.0, 1.9, fontsize=9)
+        _path(ax, (10.9, 3.0 + 0.25 * (y - 3)), (11.7, y))
+        _path(ax, (17.5, y), (19.6, y))
+    return figure

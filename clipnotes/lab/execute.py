@@ -17,7 +17,14 @@ def overrides(notebook, values):
         raise ClipnotesError(f"Parameter out is {values['out']!r}, but is set by the option --out: use that.")
     files = {parameter.name for parameter in notebook.parameters if parameter.domain == "file"}
     checked = check(notebook.parameters, values)
-    return {name: str(Path(v).absolute()) if name in files and v else v for name, v in checked.items()}
+    return {name: absolute(value) if name in files else value for name, value in checked.items()}
+
+
+def absolute(files):
+    """A file name, or a list of them, made absolute; the empty string stays."""
+    if isinstance(files, list):
+        return [absolute(name) for name in files]
+    return str(Path(files).absolute()) if files else files
 
 
 def completed(notebook, parameters, out):

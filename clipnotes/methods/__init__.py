@@ -3,7 +3,13 @@ from clipnotes.methods.caches import APE, TipAdapter, TipX
 from clipnotes.methods.caches_search import Grid
 from clipnotes.methods.caches_tuned import TipAdapterF
 from clipnotes.methods.corrections import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
+from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning
+from clipnotes.methods.losses import gce_loss
+from clipnotes.methods.probes import LinearProbe, LogisticProbe
+from clipnotes.methods.prompts import PromptTuning
+from clipnotes.methods.pseudo import ensemble_logits, select_pseudo_labels
 from clipnotes.methods.zero_shot import ZeroShot
 
-__all__ = ["APE", "Centring", "FeatureAdapter", "Grid", "PCAProjection", "TipAdapter", "TipAdapterF", "TipX",
-           "Whitening", "WithinClassWhitening", "ZeroShot"]
+__all__ = ["APE", "Centring", "FeatureAdapter", "Grid", "ImageEncoderFineTuning", "LinearProbe", "LogisticProbe",
+           "PCAProjection", "PromptTuning", "TextEncoderTuning", "TipAdapter", "TipAdapterF", "TipX", "Whitening",
+           "WithinClassWhitening", "ZeroShot", "ensemble_logits", "gce_loss", "select_pseudo_labels"]

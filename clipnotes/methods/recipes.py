@@ -18,7 +18,7 @@ METHODS = (*PROMPTS, *PROBES, "TEnc-FT", "Image Finetuning")
 RECIPES = {
     "paper": {"epochs": 50, "lr": dict.fromkeys(METHODS, 0.002)},
     "pocket": {"epochs": 10, "lr": {"Prompt Tuning": 0.01, "Full Prompt Tuning": 0.02, "CLS Tuning": 0.02, "Classifier-R": 0.02,
-                                    "Linear Probe": 0.02, "Classifier-C": 0.005, "TEnc-FT": 0.01, "Image Finetuning": 0.03}},
+                                    "Linear Probe": 0.02, "Classifier-C": 0.005, "TEnc-FT": 0.01, "Image Finetuning": 0.01}},
 }
 
 
