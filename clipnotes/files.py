@@ -1,5 +1,6 @@
-"""Atomic writes: a killed run leaves no half-written file that a later run would take for whole."""
+"""Files that several runs share: written whole or not at all, and by one of them at a time."""
 
+import fcntl
 import os
 import tempfile
 from contextlib import contextmanager
@@ -31,6 +32,25 @@ def atomic_write(path, mode="w"):
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def lock(path):
+    """Let one process at a time into the block for `path`; the others wait. A process that dies lets the next one in.
+
+    For work whose result goes to `path`: who waited finds it there and need not do it again. The lock is a file beside it,
+    which stays. Where none can be written, there is no waiting.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path.with_name(f".{path.name}.lock"), "w")
+    except OSError:
+        yield
+        return
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _umask():

@@ -27,6 +27,14 @@ def feature_cache(tmp_path_factory):
     patch.undo()
 
 
+@pytest.fixture(scope="session")
+def clip():
+    """The small CLIP that ships, frozen; tests that change a model make one of their own."""
+    from clipnotes.backbone import load_clip
+
+    return load_clip("pocket-vit")
+
+
 PARAMETERS = """\
 shots: int = 4  # images a class [1..16]
 rate: float = 0.1  # learning rate [0..1]

@@ -9,7 +9,6 @@ from scipy.stats import spearmanr
 from sklearn.metrics import confusion_matrix
 
 from clipnotes.analysis.confusion import Confusion, averaged_confusion, confusion, kept_words, rank_correlation
-from clipnotes.backbone import load_clip
 from clipnotes.data.noise import corrupt_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.prompts import PromptTuning
@@ -20,11 +19,6 @@ NAMES = ["red_circle", "blue square", "king", "small star", "zigzag", "red squar
 
 def says(message):
     return pytest.raises(ClipnotesError, match=message)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("pocket-vit")
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,6 @@ def says(message):
 
 
 @pytest.fixture(scope="module")
-def clip():
-    return load_clip("pocket-vit")
-
-
-@pytest.fixture(scope="module")
 def data(clip):
     """Features near their class's text, and labels."""
     g, y = torch.Generator().manual_seed(0), torch.arange(12) % 3

@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 import clipnotes
 from clipnotes import paths
-from clipnotes.files import atomic_write
+from clipnotes.files import atomic_write, lock
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -176,3 +178,32 @@ def test_notebooks_keep_the_house_form(path):
     assert "papermill" not in notebook["metadata"]
     for cell in cells:
         assert not {"papermill", "execution"} & set(cell["metadata"]), "timing metadata: use `make notebooks`"
+
+# --- one process at a time ----------------------------------------------------------------------------------------
+
+
+def slow_addition(folder):
+    """Add one to the number in a file, slowly: two at a time would lose one."""
+    path = Path(folder) / "sum"
+    with lock(path):
+        number = int(path.read_text()) if path.exists() else 0
+        time.sleep(0.2)
+        path.write_text(str(number + 1))
+
+
+def test_a_lock_lets_one_process_in_at_a_time(tmp_path):
+    with get_context("spawn").Pool(3) as pool:
+        pool.map(slow_addition, [str(tmp_path)] * 3)
+    assert (tmp_path / "sum").read_text() == "3"
+
+
+def test_a_process_that_dies_lets_the_next_one_in(tmp_path):
+    program = f"from clipnotes.files import lock; import os\nwith lock({str(tmp_path / 'x')!r}): os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+    slow_addition(tmp_path)
+
+
+def test_where_no_lock_can_be_written_there_is_no_waiting(tmp_path):
+    (tmp_path / "file").touch()
+    with lock(tmp_path / "file" / "below"):
+        pass

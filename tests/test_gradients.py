@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from clipnotes.analysis.gradients import draw_groups, gradient, gradient_ratio, sample_gradient_norms
-from clipnotes.backbone import load_clip
 from clipnotes.data.noise import corrupt_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
@@ -20,11 +19,6 @@ LOSSES = [("ce", 0.7), ("gce", 0.7), ("gce", 0.3), ("mae", 0.7)]
 
 def says(message):
     return pytest.raises(ClipnotesError, match=message)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("pocket-vit")
 
 
 @pytest.fixture(scope="module")

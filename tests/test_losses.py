@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.losses import gce_loss, loss_function
+from clipnotes.methods.losses import gce_loss, gce_losses, loss_function
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,16 @@ def test_published_values_and_gradients(golden, case):
         if q >= 0.5:  # the released code adds 1e-6 to the probability
             torch.testing.assert_close(loss.double(), golden["loss_reference_f64" + case][i], rtol=0, atol=2e-3)
             torch.testing.assert_close(gradient.double(), golden["grad_reference_f64" + case][i], rtol=0, atol=2e-5)
+
+
+def test_many_batches_at_once_have_the_losses_of_each():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 5, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    labels, q = torch.randint(3, (4, 5), generator=generator), torch.tensor([0.0, 0.3, 0.7, 1.0], dtype=torch.float64)
+    together = gce_losses(logits, labels, q)
+    alone = torch.stack([gce_loss(z, y, p.item()) for z, y, p in zip(logits, labels, q, strict=True)])
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(*(torch.autograd.grad(losses.sum(), logits)[0] for losses in (together, alone)))
 
 
 def test_between_cross_entropy_and_mean_absolute_error():

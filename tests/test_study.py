@@ -62,6 +62,16 @@ def test_a_study_survives_a_failure_and_resumes(toy_notebook, tmp_path, monkeypa
     assert "2 of 2 notebooks complete" in Path("study/index.html").read_text()
 
 
+def test_two_at_a_time_give_what_one_by_one_gives(toy_notebook):
+    Path("02_more.break").touch()
+    one_by_one, together = study(out="one"), study(out="two", jobs=2)
+    assert [each["notebook"] for each in together] == ["01_toy", "02_more"]  # in the order of the series
+    assert [each["status"] for each in together] == ["complete", "failed"]
+    assert together[1]["error"] == one_by_one[1]["error"]
+    assert Path("one/01_toy/results.csv").read_text() == Path("two/01_toy/results.csv").read_text()
+    assert "1 of 2 notebooks complete" in Path("two/index.html").read_text()
+
+
 def test_a_killed_run_is_not_taken_for_whole(toy_notebook):
     command = [sys.executable, "-m", "clipnotes.lab.cli", "run", "01", "--out", "out", "--resume"]
     Path("block").touch()

@@ -3,15 +3,10 @@
 import pytest
 import torch
 
-from clipnotes.backbone import attach, load_clip
+from clipnotes.backbone import attach
 from clipnotes.backbone.clip import RandomViews, open_image
 from clipnotes.data import encode_task, load_task
 from clipnotes.errors import ClipnotesError
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("pocket-vit")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from clipnotes.backbone.adapters import AdaptedClip
 from clipnotes.data import FeatureBank, encode_task, load_task
 from clipnotes.data.features import cache_dir, encode_split
 from clipnotes.errors import ClipnotesError
+from clipnotes.files import lock
 from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
 
 IN_ENCODER = {"supervised adapters": adapter_training, "self-supervised adapters": self_supervised}
@@ -57,16 +58,17 @@ def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
     key = {"format": 2, "model": clip.fingerprint, "images": task.train.fingerprint, "kind": kind, "recipe": asdict(settings)}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_dir() / "adapters" / f"{name}.safetensors"
-    if path.is_file():
-        return AdaptedClip.load(path, clip)
-    options = {"recipe": recipe, "checkpoint": path.with_suffix(".pt"), "progress": progress}
-    if kind == "supervised adapters":
-        adapted = adapter_training.train_supervised(clip, task.train.images, task.train.labels, **options)
-    else:
-        adapted = self_supervised.train_dino(clip, task.train.images, **options)
-    adapted.save(path)
-    path.with_suffix(".pt").unlink(missing_ok=True)
-    return adapted
+    with lock(path):
+        if path.is_file():
+            return AdaptedClip.load(path, clip)
+        options = {"recipe": recipe, "checkpoint": path.with_suffix(".pt"), "progress": progress}
+        if kind == "supervised adapters":
+            adapted = adapter_training.train_supervised(clip, task.train.images, task.train.labels, **options)
+        else:
+            adapted = self_supervised.train_dino(clip, task.train.images, **options)
+        adapted.save(path)
+        path.with_suffix(".pt").unlink(missing_ok=True)
+        return adapted
 
 
 class EncodedSets:

@@ -71,7 +71,9 @@ class Clip:
         own = torch.Generator()  # with the global one, features from a cache would leave another random state than new ones
         loader = torch.utils.data.DataLoader(data, batch_size, num_workers=workers, generator=own)
         batches = tqdm(loader, desc=f"encoding images with {self.name}", leave=False, disable=not progress or len(loader) < 4)
-        features = [self.model.encode_image(batch.to(self.device)).float().cpu() for batch in batches]
+        # channels last: a third faster for ResNets on a CPU
+        features = [self.model.encode_image(batch.to(self.device, memory_format=torch.channels_last)).float().cpu()
+                    for batch in batches]
         return torch.cat(features) if features else torch.empty(0, self.dim)
 
     @torch.inference_mode()

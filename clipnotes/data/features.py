@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from clipnotes.data.manifests import SPLITS
 from clipnotes.data.tasks import few_shot
 from clipnotes.errors import ClipnotesError
-from clipnotes.files import atomic_write
+from clipnotes.files import atomic_write, lock
 
 FORMAT = 1  # of the disk cache; a change makes all older files foreign
 
@@ -194,28 +194,38 @@ def cached(key, compute):
     """A float32 tensor from the cache file of `key` (a JSON-able dict of all that shapes it), else computed and stored.
 
     The file repeats the key and a checksum; one that is damaged or was made for another key is never used but replaced.
+    Of several processes that need the same one, one computes and the others wait for it.
     """
-    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
 
     text = json.dumps(key, sort_keys=True)
     path = cache_dir() / "features" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-    if path.is_file():
+    with lock(path):
+        x = read_cached(path, text)
+        if x is not None:
+            return x
+        x = compute()
         try:
-            with safe_open(path, "pt") as file:
-                metadata, x = file.metadata() or {}, file.get_tensor("x")
-            if metadata.get("key") == text and metadata.get("checksum") == checksum(x):
-                return x
-        except (SafetensorError, OSError):
-            pass  # damaged: computed anew below
-    x = compute()
+            with atomic_write(path, "wb") as file:
+                file.write(save({"x": x}, metadata={"key": text, "checksum": checksum(x)}))
+        except OSError as error:  # a full disk or a read-only folder costs time at the next run, not this one's result
+            warnings.warn(f"features could not be kept in {path.parent} ({error}); set CLIPNOTES_CACHE to another folder",
+                          stacklevel=2)
+        return x
+
+
+def read_cached(path, key):
+    """The tensor of a cache file, None where it is missing, damaged or another key's."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
     try:
-        with atomic_write(path, "wb") as file:
-            file.write(save({"x": x}, metadata={"key": text, "checksum": checksum(x)}))
-    except OSError as error:  # a full disk or a read-only folder costs time at the next run, not this one's result
-        warnings.warn(f"features could not be kept in {path.parent} ({error}); set CLIPNOTES_CACHE to another folder",
-                      stacklevel=2)
-    return x
+        with safe_open(path, "pt") as file:
+            metadata, x = file.metadata() or {}, file.get_tensor("x")
+    except (SafetensorError, OSError):
+        return None
+    return x if metadata.get("key") == key and metadata.get("checksum") == checksum(x) else None
 
 
 def checksum(x):

@@ -1,5 +1,6 @@
 """The command line. Everything heavy is imported inside the commands, so that `clipnotes --help` is quick."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -80,12 +81,13 @@ def _split(pairs):
 @click.option("--resume", is_flag=True, help="Keep complete runs of the same code, parameters and version.")
 @click.option("--out", default="runs/study", show_default=True, type=click.Path(file_okay=False))
 @click.option("--update", is_flag=True, help="Write the outputs back into the notebooks.")
-def study(preset, only, resume, out, update):
+@click.option("--jobs", type=click.IntRange(min=1), help="Notebooks at a time [default: 3, or 1 on a single core].")
+def study(preset, only, resume, out, update, jobs):
     """Run the series in order and write a contents page."""
     from clipnotes.lab import study as lab_study
 
     keys = [key.strip() for key in only.split(",") if key.strip()]
-    results = lab_study.study(preset, keys, resume, out, update)
+    results = lab_study.study(preset, keys, resume, out, update, jobs or (3 if (os.cpu_count() or 1) > 1 else 1))
     click.echo(lab_study.summary(results))
     click.echo(f"Contents: {Path(out) / 'index.html'}")
     if any(facts["status"] != "complete" for facts in results):

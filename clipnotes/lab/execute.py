@@ -47,11 +47,12 @@ def completed(notebook, parameters, out):
     return facts if all((Path(out) / name).is_file() for name in names) else None
 
 
-def run_notebook(notebook, parameters, out, leave_bar=True):
+def run_notebook(notebook, parameters, out, leave_bar=True, progress=True):
     """Execute `notebook` with checked `parameters` (see `overrides`) and return the facts of OUT/run.json.
 
-    Their "status" is "complete", or "failed" with "error" as one line; the executed notebook and its page lie
-    in OUT either way. The kernel starts in the current folder, with the interpreter that runs this.
+    progress: show a bar of cells, which stays if leave_bar. The facts' "status" is "complete", or "failed" with "error" as one
+    line; the executed notebook and its page lie in OUT either way. The kernel starts in the current folder, with the
+    interpreter that runs this.
     """
     out = Path(out)
     if "out" not in {parameter.name for parameter in notebook.parameters}:
@@ -64,7 +65,7 @@ def run_notebook(notebook, parameters, out, leave_bar=True):
     write_facts(out, facts)
     began = time.perf_counter()
     try:
-        _execute(notebook, values, out, leave_bar)
+        _execute(notebook, values, out, leave_bar, progress)
         error = None if read_facts(out)["status"] == "complete" else "the notebook never called run.finish()"
     except BaseException as exception:
         error = _last_line(exception)
@@ -78,14 +79,16 @@ def run_notebook(notebook, parameters, out, leave_bar=True):
     return read_facts(out)
 
 
-def _execute(notebook, values, out, leave_bar):
+def _execute(notebook, values, out, leave_bar, progress):
     import papermill
 
     # A kernel that a user once registered as "python3" may belong to another environment; ours comes first.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    # numpy's and torch's threads, each waiting for work in a loop of its own, would take the cores from each other
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     partial = out / "notebook.partial.ipynb"
     # disable=None: no bar where output does not go to a terminal
-    bar = {"desc": notebook.name, "leave": leave_bar, "disable": None}
+    bar = {"desc": notebook.name, "leave": leave_bar, "disable": None if progress else True}
     try:
         papermill.execute_notebook(
             str(notebook.path),

@@ -1,5 +1,8 @@
 """The series in order, headless: presets, resuming, a summary and a contents page."""
 
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +17,12 @@ from clipnotes.lab.series import find, series
 from clipnotes.paths import notebooks_dir
 
 
-def study(preset="pocket", only=(), resume=False, out="runs/study", update=False):
+def study(preset="pocket", only=(), resume=False, out="runs/study", update=False, jobs=1):
     """Run the notebooks of the series, each into OUT/NAME, and return the list of their facts.
 
     preset: a file of notebooks/presets. only: numbers or names, empty for all. resume: keep complete ones.
-    update: write the outputs back into the notebooks (see `commit_outputs`). Everything is checked before
+    update: write the outputs back into the notebooks (see `commit_outputs`). jobs: notebooks at a time, each in a process
+    of its own; they start in order and give the same numbers as one by one. Everything is checked before
     anything runs; a notebook that fails does not stop the rest. OUT/index.html is written after each one.
     """
     notebooks = [find(key) for key in only] if only else series()
@@ -27,18 +31,42 @@ def study(preset="pocket", only=(), resume=False, out="runs/study", update=False
             f"There are no notebooks in {notebooks_dir()}: CLIPNOTES_NOTEBOOKS names another folder."
         )
     settings = read_preset(preset)
-    out, results = Path(out), []
-    with tqdm(notebooks, unit="notebook", desc=f"study ({preset})", disable=None) as bar:
-        for notebook in bar:
-            bar.set_postfix_str(notebook.name)
-            folder, parameters = out / notebook.name, settings[notebook.name]
-            kept = completed(notebook, parameters, folder) if resume else None
-            facts = kept or run_notebook(notebook, parameters, folder, leave_bar=False)
-            results.append(facts | {"kept": kept is not None})
+    out, results, waiting = Path(out), {}, []
+    for notebook in notebooks:
+        kept = completed(notebook, settings[notebook.name], out / notebook.name) if resume else None
+        if kept:
+            results[notebook.name] = kept | {"kept": True}
+        else:
+            waiting.append((notebook, settings[notebook.name], out / notebook.name))
+    with tqdm(total=len(notebooks), initial=len(results), unit="notebook", desc=f"study ({preset})", disable=None) as bar:
+        for notebook, facts in run_all(waiting, jobs, bar):
+            results[notebook.name] = facts | {"kept": False}
             if update and facts["status"] == "complete":
-                commit_outputs(folder / "notebook.ipynb", notebook.path)
+                commit_outputs(out / notebook.name / "notebook.ipynb", notebook.path)
             write_contents(out, preset)
-    return results
+            bar.update()
+    write_contents(out, preset)
+    return [results[notebook.name] for notebook in notebooks]
+
+
+def run_all(waiting, jobs, bar):
+    """Yield (notebook, facts) of every (notebook, parameters, folder) when it is done, `jobs` of them at a time."""
+    if jobs == 1:
+        for notebook, parameters, folder in waiting:
+            bar.set_postfix_str(notebook.name)
+            yield notebook, run_notebook(notebook, parameters, folder, leave_bar=False)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(run_beside_others, *each): each[0] for each in waiting}
+        for future in as_completed(running):
+            bar.set_postfix_str(f"{running[future].name} done")
+            yield running[future], future.result()
+
+
+def run_beside_others(notebook, parameters, folder):
+    """`run_notebook` in a process that shares its cores: threads of libraries that have nothing to do must sleep, not spin."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return run_notebook(notebook, parameters, folder, progress=False)
 
 
 def summary(results):

@@ -147,7 +147,7 @@ class TipX(TipAdapter):
     SuS-X's grid phi maps onto the range of the validation affinities, as that code does.
     A constant M becomes the least cosine (compat="reference": NaN, the 0/0 of the published codes).
     """
-    has_gamma, default_gammas = True, (0.0, *np.geomspace(0.03, 100, 24).tolist())
+    has_gamma, default_gammas = True, (0.0, *np.geomspace(0.03, 100, 16).tolist())
 
     def __init__(self, alpha=1.0, beta=5.5, gamma=1.0, logit_scale=100.0, temperature=0.5, compat=None, chunk=2**28):
         super().__init__(alpha, beta, logit_scale, chunk)
@@ -221,7 +221,7 @@ class APE(TipAdapter):
     affinity_channels: those of corrected features are chosen from the corrected keys alone ("own": class means stand
     in for texts), or are the same as of the original ones ("same": sensible where channels keep their meaning).
     """
-    has_gamma, default_gammas = True, tuple(np.linspace(0, 1.5, 16).tolist())
+    has_gamma, default_gammas = True, tuple(np.linspace(0, 1.5, 11).tolist())
 
     def __init__(self, alpha=1.0, beta=5.5, gamma=0.1, n_channels=None, weights=(0.5, 0.5), affinity_channels="own",
                  logit_scale=100.0, chunk=2**28):

@@ -14,7 +14,7 @@ import torch
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import not_negative
 
-BETAS = tuple(np.geomspace(0.1, 50, 64))
+BETAS = tuple(np.geomspace(0.1, 50, 40))
 PLOT_ALPHAS = (0.0, *np.geomspace(0.01, 100, 81))  # of the surface after an exact search
 FAR = 1e38  # stands for infinity among bounds; twice it is still a float32
 UNHEARD = 1e15  # an alpha this large, for votes of 1, would drown the zero-shot logits in any precision

@@ -24,6 +24,13 @@ def gce_loss(logits, labels, q=0.7):
     return -(log_p if q == 0 else torch.expm1(q * log_p) / q).mean()
 
 
+def gce_losses(logits, labels, q):
+    """`gce_loss` of B batches at once, each with its own q: [B] from logits [B, n, C], labels [B, n] and q [B]."""
+    log_p = F.log_softmax(logits, dim=-1).gather(-1, labels[..., None])[..., 0]  # [B, n]
+    q = q[:, None]
+    return torch.where(q == 0, -log_p, -torch.expm1(q * log_p) / q.where(q > 0, 1)).mean(1)
+
+
 def loss_function(loss, q=0.7):
     """A loss by name, "ce", "gce" or "mae", as a function (logits [..., C], labels [...]) -> mean loss.
 

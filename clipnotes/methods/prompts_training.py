@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import class_labels
-from clipnotes.methods.losses import loss_function
+from clipnotes.methods.losses import gce_losses, loss_function
 from clipnotes.methods.sgd import batch_rows, batch_views, check_loss, learning_rate, unit_views
 
 
@@ -46,7 +46,7 @@ def train(models, xs, ys):
     learnt = [model.learnt_.clone().requires_grad_() for model in models]
     if not learnt[0].numel():
         return  # bare class names
-    losses = [loss_function(model.loss, model.q) for model in models]
+    q = torch.tensor([loss_function(model.loss, model.q).keywords["q"] for model in models]).to(xs[0])  # 0 is CE
     optimiser = torch.optim.SGD([{"params": [part], "momentum": model.momentum, "weight_decay": model.weight_decay}
                                  for part, model in zip(learnt, models, strict=True)])
     for model in models:
@@ -61,7 +61,7 @@ def train(models, xs, ys):
             features = torch.stack([x[v[r], r] for x, v, r in zip(xs, views, rows, strict=True)])  # [B, n, d]
             text = F.normalize(first.encoder(torch.stack(learnt)), dim=-1)                  # [B, C, d]
             logits = first.clip.logit_scale * features @ text.mT                            # [B, n, C]
-            loss = torch.stack([f(z, y[r]) for f, z, y, r in zip(losses, logits, ys, rows, strict=True)])
+            loss = gce_losses(logits, torch.stack([y[r] for y, r in zip(ys, rows, strict=True)]), q)  # [B]
             optimiser.zero_grad()
             loss.sum().backward()  # the models share nothing, so each gets the gradient of its own loss
             optimiser.step()
