@@ -9,6 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Fast tests first: those that start kernels come last."""
+    items.sort(key=lambda item: item.path.name in ("test_cli.py", "test_study.py", "test_notebooks.py"))
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of reference data that is never part of the project."""
