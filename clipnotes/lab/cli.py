@@ -139,7 +139,7 @@ def pocket():
 
 @pocket.command()
 @click.argument("model", type=click.Choice(["pocket-vit", "pocket-rn"]))
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the weights [default: runs/MODEL-OBJECTIVE].")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder of the weights [default: under runs/].")
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps [default: the recipe's].")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="A torch device: cpu, cuda, mps.")
@@ -150,8 +150,8 @@ def pretrain(model, out, steps, seed, device, resume, objective):
     """Train a pocket CLIP from scratch on drawn pictures and captions."""
     from clipnotes.pocket.pretrain import pretrain
 
-    path = pretrain(model, out or f"runs/{model}-{objective}", steps=steps, seed=seed, device=device, resume=resume,
-                    objective=objective)
+    name = model if objective == "captions" else f"{model}-classifier"
+    path = pretrain(model, out or f"runs/{name}", steps=steps, seed=seed, device=device, resume=resume, objective=objective)
     click.echo(f"Weights: {path}")
 
 
