@@ -27,8 +27,12 @@ def gce_loss(logits, labels, q=0.7):
 def gce_losses(logits, labels, q):
     """`gce_loss` of B batches at once, each with its own q: [B] from logits [B, n, C], labels [B, n] and q [B]."""
     log_p = F.log_softmax(logits, dim=-1).gather(-1, labels[..., None])[..., 0]  # [B, n]
-    q = q[:, None]
-    return torch.where(q == 0, -log_p, -torch.expm1(q * log_p) / q.where(q > 0, 1)).mean(1)
+    return gce_of(log_p, q[:, None]).mean(1)
+
+
+def gce_of(log_p, q):
+    """GCE of every label's log probability, of any shape, with a tensor q that broadcasts; where q is 0, cross entropy."""
+    return torch.where(q == 0, -log_p, -torch.expm1(q * log_p) / q.where(q > 0, 1))
 
 
 def loss_function(loss, q=0.7):

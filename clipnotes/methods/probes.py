@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import class_labels, not_negative, unit_features
-from clipnotes.methods.losses import loss_function
+from clipnotes.methods.losses import gce_of, loss_function
 from clipnotes.methods.sgd import batch_rows, batch_views, check_loss, generator, learning_rate, make_recipe, unit_views
 
 INITS = ("random", "text", "zero")
@@ -150,11 +150,10 @@ def loss_and_gradients(x, y, weight, bias, scale, q):
     logits = scale[..., None] * x @ weight.mT + bias[:, None]  # [P, b, C]
     log_p = F.log_softmax(logits, -1)
     log_py = log_p.gather(-1, y[..., None])[..., 0]  # [P, b]
-    loss = torch.where(q == 0, -log_py, -torch.expm1(q * log_py) / q.where(q > 0, 1))
     error = log_p.exp().scatter_(-1, y[..., None], 0)
     error.scatter_(-1, y[..., None], -error.sum(-1, keepdim=True))  # 1 - p_y, without loss of digits where p_y is almost 1
     error *= (q * log_py).exp()[..., None] / y.shape[1]
-    return loss.mean(1), scale[..., None] * (error.mT @ x), error.sum(1)
+    return gce_of(log_py, q).mean(1), scale[..., None] * (error.mT @ x), error.sum(1)
 
 
 def hand_over(probes, weight, bias, losses):
