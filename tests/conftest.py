@@ -1,17 +1,19 @@
 """Fixtures for all tests: the shared reference data where it is at hand, and a tiny series of notebooks."""
 
+import json
 import os
 from pathlib import Path
 
 import nbformat
 import pytest
+from web_server import WebServer
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items):
     """Fast tests first: those that start kernels come last."""
-    items.sort(key=lambda item: item.path.name in ("test_cli.py", "test_study.py", "test_notebooks.py"))
+    items.sort(key=lambda item: item.path.name in ("test_cli.py", "test_study.py", "test_sweep.py", "test_notebooks.py"))
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,36 @@ def clip():
     from clipnotes.backbone import load_clip
 
     return load_clip("pocket-vit")
+
+
+@pytest.fixture
+def web(monkeypatch):
+    """A web server on this machine, see `WebServer`, and downloads that hardly pause between attempts."""
+    monkeypatch.setattr("clipnotes.data.download.PAUSE", 0.01)
+    with WebServer() as server:
+        yield server
+        server.release.set()
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def register_models(tmp_path_factory):
+    """register(name=config, ...): small architectures under open_clip's eyes, until the module's tests are done."""
+    import open_clip
+    from open_clip import factory
+
+    known, paths = dict(factory._MODEL_CONFIGS), list(factory._MODEL_CONFIG_PATHS)
+
+    def register(configs):
+        folder = tmp_path_factory.mktemp("configs")
+        for name, config in configs.items():
+            (folder / f"{name}.json").write_text(json.dumps(config))
+        open_clip.add_model_config(folder)
+
+    yield register
+    factory._MODEL_CONFIGS.clear()
+    factory._MODEL_CONFIGS.update(known)
+    factory._MODEL_CONFIG_PATHS[:] = paths
 
 
 PARAMETERS = """\
@@ -70,13 +102,13 @@ alt = "A line that rises with the seed."
 run.figure("fig1_toy", figure, alt=alt, data=run.records, caption="Toy.", table=True)"""
 
 
-def write_notebook(path, parameters=PARAMETERS, body=BODY, finish="run.finish()"):
+def write_notebook(path, parameters=PARAMETERS, body=BODY, finish="run.finish()", start=START):
     """Write a small notebook of the house's form to `path` and return it."""
     v4 = nbformat.v4
     cells = [
         v4.new_markdown_cell(f"# What does {path.stem} show?"),
         v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-        v4.new_code_cell(START.replace("{name}", path.stem)),
+        v4.new_code_cell(start.replace("{name}", path.stem)),
         v4.new_code_cell(body.replace("{name}", path.stem)),
         v4.new_code_cell(finish),
     ]

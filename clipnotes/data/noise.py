@@ -28,7 +28,8 @@ class NoisyLabels:
         return self.is_noisy.double().mean().item()
 
 
-def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=None, shots=None, path=None, key=None):
+def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=None, shots=None, path=None, key=None,
+                   rows=None):
     """Give some labels of y, int [N], a wrong value; returns `NoisyLabels`.
 
     "uniform", "pairflip" and "confusion" flip exactly round(rate K) of the K rows of every class, drawn from `seed`, to
@@ -38,6 +39,7 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
     With one seed the flips at a lower rate are among those at a higher one. Two kinds take no part in this:
     - ptnl: the released sampler of paper B, see `ptnl_sample`; needs `shots`, chooses rows of the full training split y;
     - human: the labels of a file, see `read_labels`, in the order of y; it has its own rate, so leave `rate` out.
+      rows: the lines of the file that belong to y, int [N], such as `task.train.rows` of CIFAR-10 for CIFAR-10N's labels.
 
     n_classes: C; by default one more than the largest label. Raises ClipnotesError for a rate outside [0, 1], labels out
     of range, one class only, classes too small for any flip, and whatever a kind needs and did not get.
@@ -46,7 +48,7 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
         raise ClipnotesError(f"noise kind {kind!r} is unknown; choose {', '.join(KINDS)}")
     y, n_classes = checked_labels(y, n_classes)
     if kind == "human":
-        return human_labels(y, n_classes, rate, path, key)
+        return human_labels(y, n_classes, rate, path, key, rows)
     check_rate(rate)
     if kind == "ptnl":
         return ptnl_sample(y, shots, rate, n_classes, seed)
@@ -118,16 +120,30 @@ def favourite_wrong_class(logits, y, n_classes):
 # --- human labels -------------------------------------------------------------------------------------------------
 
 
-def human_labels(y, n_classes, rate, path, key):
-    """The labels of a file as `NoisyLabels` of the true labels y."""
+def human_labels(y, n_classes, rate, path, key, rows=None):
+    """The labels of a file, or of some `rows` of it, as `NoisyLabels` of the true labels y.
+
+    A file that also holds the true labels (CIFAR-10N's entry "clean_label") must agree with y: if not, it is of another order.
+    """
     if path is None:
         raise ClipnotesError('noise kind "human" needs the file with the given labels; give path=')
     if rate is not None:
         raise ClipnotesError(f'noise kind "human" has the noise rate of its file, but rate = {rate} was given; leave it out')
-    labels = read_labels(path, key)
+    content = read_content(path)
+    labels = pick(content, path, key)
+    true = pick(content, path, "clean_label") if isinstance(content, dict) and "clean_label" in content else None
+    if rows is not None:
+        rows = np.asarray(rows)
+        if len(rows) and rows.max() >= len(labels):
+            raise ClipnotesError(f"{path} holds {len(labels)} labels, but row {rows.max()} was asked for; give rows= of the "
+                                 "data set that the file belongs to")
+        labels, true = labels[rows], None if true is None else true[rows]
     if labels.shape != y.shape:
         raise ClipnotesError(f"{path} holds labels of shape {list(labels.shape)} for {len(y)} images; "
-                             "give one label an image, in the order of the training split")
+                             "give one label an image, in the order of the training split, or rows= of the file")
+    if true is not None and (true != y).any():
+        raise ClipnotesError(f"{path} was made for other images: its true labels differ from those of {(true != y).sum()} of "
+                             f"the {len(y)} images; give the training images in the published order, or rows=")
     return noisy_labels(checked_labels(labels, n_classes, f" of {Path(path).name}")[0], y, np.arange(len(y)))
 
 
@@ -137,26 +153,35 @@ def read_labels(path, key=None):
     key: the array of a .npz, the column of a .csv or the entry of a dict in a .pt (such as "aggre_label" of CIFAR-10N);
     not needed where there is only one. Nothing but tensors and plain numpy arrays is ever unpickled.
     """
+    return pick(read_content(path), path, key)
+
+
+def read_content(path):
+    """What a label file holds: an array, or a dict of arrays."""
     path = Path(path)
     if path.suffix not in READERS:
         raise ClipnotesError(f"label file {path.name} is of no known type; give one of {', '.join(READERS)}")
     if not path.is_file():
         raise ClipnotesError(f"label file {path} does not exist; check the path")
     try:
-        content = READERS[path.suffix](path)
+        return READERS[path.suffix](path)
     except Exception as error:  # each library raises its own for damaged and foreign files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClipnotesError(f"label file {path} cannot be read ({reason[:200]}); it must hold whole numbers") from error
+
+
+def pick(content, path, key=None):
+    """The labels, int64, under a key of the content of a label file."""
     if isinstance(content, dict):
         if key is None and len(content) == 1:
             key = next(iter(content))
         if key not in content:
-            raise ClipnotesError(f"label file {path.name} has no entry {key!r}; give key= one of "
+            raise ClipnotesError(f"label file {Path(path).name} has no entry {key!r}; give key= one of "
                                  f"{', '.join(map(str, content))}")
         content = content[key]
     labels = np.asarray(content)
     if labels.dtype.kind not in "iu":
-        raise ClipnotesError(f"label file {path.name} holds values of type {labels.dtype}; labels must be whole numbers")
+        raise ClipnotesError(f"label file {Path(path).name} holds values of type {labels.dtype}; labels must be whole numbers")
     return labels.astype(np.int64)
 
 

@@ -3,22 +3,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from clipnotes.data.manifests import SPLITS, load_manifest, read_split_file
+from clipnotes.data.cifar import read_cifar
+from clipnotes.data.manifests import SPLITS, load_manifest
+from clipnotes.data.splits import class_names, split_rows, which_split
 from clipnotes.errors import ClipnotesError
 
 
 class Split:
-    """Images with labels. `images` are loaded or drawn when first asked for; `source` identifies their content."""
+    """Images with labels. `images` are loaded or drawn when first asked for; `source` identifies their content.
 
-    def __init__(self, labels, load_images, source):
+    files: whether the images are paths of files, which somebody may replace: their sizes and times of change count, too.
+    rows: int64 [N], the place of each image in the whole split or, for CIFAR, in the published list, as label files have them.
+    """
+
+    def __init__(self, labels, load_images, source, files=False, rows=None):
         self.labels = torch.as_tensor(labels, dtype=torch.int64)  # [N]
-        self.load_images, self.source = load_images, source
+        self.load_images, self.source, self.files = load_images, source, files
+        self.rows = np.arange(len(self.labels)) if rows is None else rows
 
     def __len__(self):
         return len(self.labels)
@@ -30,8 +37,11 @@ class Split:
 
     @property
     def fingerprint(self):
-        """Hash over source and labels: equal exactly when the images and their order are."""
-        return hashlib.sha256(self.source.encode() + self.labels.numpy().tobytes()).hexdigest()[:16]
+        """Hash over source, labels and the state of files: equal exactly when the images and their order are."""
+        digest = hashlib.sha256(os.fsencode(self.source) + self.labels.numpy().tobytes())
+        for path in self.images if self.files else []:
+            digest.update(file_state(path))
+        return digest.hexdigest()[:16]
 
     def take(self, index):
         """The rows `index` (1-d int array) as a Split of its own."""
@@ -41,7 +51,17 @@ class Split:
             return self.images[index] if isinstance(self.images, np.ndarray) else [self.images[i] for i in index]
 
         chosen = hashlib.sha256(index.astype(np.int64).tobytes()).hexdigest()
-        return Split(self.labels[torch.from_numpy(index)], load_images, f"{self.source} rows {chosen}")
+        return Split(self.labels[torch.from_numpy(index)], load_images, f"{self.source} rows {chosen}", self.files,
+                     self.rows[index])
+
+
+def file_state(path):
+    """Size and time of the last change, as bytes; of a missing file nothing, since reading it says so."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return b""
+    return f"{state.st_size} {state.st_mtime_ns} ".encode()
 
 
 @dataclass
@@ -57,41 +77,63 @@ class Task:
     seed: int = 0       # of the draw of the shots
     title: str = ""
     licence: str = field(default="", repr=False)
+    split_source: str = ""  # which split this is, in words
 
 
 def load_task(name, shots=0, seed=1, data_root="data"):
-    """Load a data set by name (or by the path of a manifest of your own).
+    """Load a data set by name, by the path of a manifest of your own, or by `folder:PATH` of your own images.
 
     shots: images a class drawn for training with `seed`; 0 takes the whole training split. data_root: folder with one
     folder a data set; the built-in sets need none.
-    Raises ClipnotesError for an unknown name, missing data, counts that differ from the manifest's, labels out of range
-    and classes with fewer than `shots` images.
+    Raises ClipnotesError for an unknown name, missing data, counts that differ from the manifest's, labels out of range,
+    classes with fewer than `shots` images and shots of a data set that is for testing only.
     """
     manifest = load_manifest(name)
-    splits = {split: load_split(manifest, split, data_root) for split in SPLITS}
+    splits, classnames, counts = load_splits(manifest, data_root)
     for split, part in splits.items():
-        if len(part) != manifest.counts[split]:
+        if counts[split] not in ("any", len(part)):
             raise ClipnotesError(f"{manifest.name} has {len(part)} {split} images, but its manifest says "
-                                 f"{manifest.counts[split]}; the copy is incomplete or another version, get it again")
-    task = Task(manifest.name, **splits, classnames=list(manifest.classes), templates=list(manifest.templates),
-                title=manifest.title, licence=manifest.licence)
+                                 f"{counts[split]}; the copy is incomplete or another version, get it again")
+    task = Task(manifest.name, **splits, classnames=classnames, templates=list(manifest.templates),
+                title=manifest.title, licence=manifest.licence, split_source=which_split(manifest, data_root))
     if not shots:
         return task
+    if not len(task.train):
+        raise ClipnotesError(f"{manifest.name} is for testing only and has no training images, but shots={shots} was asked "
+                             "for; use shots=0, and train on another data set")
     chosen = few_shot(task.train.labels, shots, seed, task.classnames)
     return replace(task, train=task.train.take(chosen), shots=shots, seed=seed)
 
 
-def load_split(manifest, split, data_root):
-    """One split of a data set, its images not yet read."""
-    kind = manifest.source["kind"]
-    if kind == "split-file":
-        rows = read_split_file(manifest, data_root)[split]
-        folder = Path(data_root) / manifest.source["images"]
-        return Split([label for _, label, _ in rows], lambda: [folder / path for path, _, _ in rows],
-                     f"{manifest.fingerprint} {folder.resolve()} {split} " + "\n".join(path for path, _, _ in rows))
+def load_splits(manifest, data_root):
+    """({split: Split}, class names, images that each must have); images are not yet read."""
+    if manifest.source["kind"] == "cifar":
+        parts, names = read_cifar(manifest, data_root)
+        splits = {split: pixels_in_memory(manifest, split, *part) for split, part in parts.items()}
+        return splits, class_names(manifest, names), manifest.counts
+    if manifest.built_in:
+        return {split: load_built_in(manifest, split) for split in SPLITS}, list(manifest.classes), manifest.counts
+    folder, rows, names, counts = split_rows(manifest, data_root)
+    return {split: image_files(manifest, split, folder, rows[split]) for split in SPLITS}, names, counts
+
+
+def image_files(manifest, split, folder, rows):
+    """The Split of image files, rows (path relative to `folder`, label)."""
+    return Split([label for _, label in rows], lambda: [folder / path for path, _ in rows],
+                 f"{manifest.fingerprint} {folder.resolve()} {split} " + "\n".join(path for path, _ in rows), files=True)
+
+
+def pixels_in_memory(manifest, split, pixels, labels, rows):
+    """The Split of uint8 pixels [N, H, W, 3]."""
+    content = hashlib.sha256(pixels).hexdigest()
+    return Split(labels, lambda: pixels, f"{manifest.fingerprint} {split} {content}", rows=rows)
+
+
+def load_built_in(manifest, split):
+    """One split of a data set that needs no download, its images not yet drawn."""
     from clipnotes.pocket import datasets  # the world is drawn only for the sets that are made of it
 
-    if kind == "sklearn-digits":
+    if manifest.source["kind"] == "sklearn-digits":
         images, labels = datasets.real_digits(split)
         return Split(labels, lambda: images, f"{manifest.name} {split} {datasets.fingerprint()}")
     if manifest.name not in datasets.RECIPES:

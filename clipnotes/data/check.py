@@ -1,0 +1,59 @@
+"""Whether a data set is whole on this machine, and how large it is."""
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+from clipnotes.data.manifests import SPLITS, load_manifest
+from clipnotes.data.sources import image_folder
+from clipnotes.errors import ClipnotesError
+
+
+def check_dataset(name, data_root="data"):
+    """Problems of a data set on this machine, one sentence each; an empty list means that it is complete.
+
+    Counts of images and classes are held against the manifest and every image file is opened.
+    """
+    from tqdm.auto import tqdm
+
+    from clipnotes.backbone.clip import open_image
+    from clipnotes.data.tasks import load_task
+
+    load_manifest(name)  # a name that is unknown is no problem of the data
+    try:
+        task = load_task(name, data_root=data_root)
+    except ClipnotesError as error:
+        return [str(error)]
+    problems = []
+    for split in SPLITS:
+        part = getattr(task, split)
+        missing = set(range(len(task.classnames))) - set(part.labels.tolist())
+        if len(part) and missing:
+            some = ", ".join(task.classnames[c] for c in sorted(missing)[:5])
+            problems.append(f"{split}: {len(missing)} classes without an image ({some})")
+        for image in tqdm(part.images, desc=f"{task.name} {split}", leave=False, disable=None):
+            try:
+                open_image(image)
+            except ClipnotesError as error:
+                problems.append(f"{split}: {error}")
+    return problems
+
+
+def size_in_words(manifest, data_root, most=20_000):
+    """How large a data set is here, or how much there is to download; files are counted up to `most`, to be quick."""
+    if manifest.built_in:
+        return "nothing to download"
+    folder = image_folder(manifest, data_root)
+    if folder is None:
+        if manifest.download_size >= 1e7:  # more than lists
+            return f"{megabytes(manifest.download_size)} to download"
+        return "to get by hand" if manifest.manual else "to download"
+    files = (Path(path) / file for path, _, files in os.walk(folder) for file in files)
+    sizes = [file.stat().st_size for file in itertools.islice(files, most)]
+    return f"{'at least ' if len(sizes) == most else ''}{megabytes(sum(sizes))} on disk"
+
+
+def megabytes(n_bytes):
+    """Bytes in MB, to a tenth below 10."""
+    return f"{n_bytes / 1e6:,.{0 if n_bytes >= 1e7 else 1}f} MB"

@@ -1,0 +1,44 @@
+"""CIFAR-10 and CIFAR-100 in their binary version; the usual Python version is pickled, and no pickle is ever loaded."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from clipnotes.data.sources import image_folder, read_lines
+from clipnotes.errors import ClipnotesError
+
+PIXELS = 3 * 32 * 32
+
+
+def read_cifar(manifest, data_root):
+    """({split: (uint8 [N, 32, 32, 3], int64 labels [N], int64 rows [N])}, class names).
+
+    The last `val` of the training images validate; `rows` are the places of the images in the published order, in which
+    label files such as CIFAR-10N's are. Raises ClipnotesError where a file is missing or of another format.
+    """
+    source, folder = manifest.source, image_folder(manifest, data_root)
+    if folder is None:
+        raise ClipnotesError(f"folder {Path(data_root) / source['images']} of data set {manifest.name} is missing; "
+                             f"{manifest.obtain}")
+    try:
+        names = read_lines(folder / source["names"])
+        (train, train_y), (test, test_y) = [read_records([folder / file for file in files], source["label_bytes"])
+                                            for files in (source["files"]["train"], source["files"]["test"])]
+    except (OSError, ValueError) as error:
+        raise ClipnotesError(f"{folder} does not hold the binary version of {manifest.name} ({error}); "
+                             f"{manifest.obtain}") from error
+    rows, last = np.arange(len(train)), len(train) - source["val"]
+    return {"train": (train[:last], train_y[:last], rows[:last]), "val": (train[last:], train_y[last:], rows[last:]),
+            "test": (test, test_y, np.arange(len(test)))}, names
+
+
+def read_records(files, label_bytes):
+    """(uint8 [N, 32, 32, 3], int64 [N]) of files of records: label bytes, of which the last counts, then 3 x 32 x 32 pixels."""
+    content = [np.fromfile(file, np.uint8) for file in files]
+    for file, values in zip(files, content, strict=True):
+        if len(values) % (label_bytes + PIXELS):
+            raise ValueError(f"{file.name} has {len(values)} bytes, not whole records of {label_bytes + PIXELS}")
+    records = np.concatenate(content).reshape(-1, label_bytes + PIXELS)
+    pixels = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(pixels), records[:, label_bytes - 1].astype(np.int64)
