@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipnotes.data import FeatureBank, Task, encode_task, few_shot
-from clipnotes.data.features import cache_dir, cached
+from clipnotes.data.cache import cache_dir, cached
 from clipnotes.data.tasks import Split
 from clipnotes.errors import ClipnotesError
 
@@ -109,7 +109,7 @@ def test_pickles_and_damaged_files_are_refused(tmp_path):
 
 
 def test_file_names(tmp_path):
-    with says("^feature file gone.npz does not exist; check the path, or make it with encode_task$"):
+    with says("^feature file gone.npz does not exist; check the path, or make it with `clipnotes features`$"):
         FeatureBank.load("gone.npz")
     with says("^cannot save a bank as b.csv; the name must end in .npz or .safetensors$"):
         FeatureBank("b", **parts()).save(tmp_path / "b.csv")
@@ -279,9 +279,14 @@ class FakeClip:
     def __init__(self, fingerprint="one"):
         self.fingerprint, self.seen = fingerprint, 0
 
-    def encode_images(self, images, batch_size, progress, workers):
-        self.seen += len(images)
-        return torch.from_numpy(np.asarray(images, dtype=np.float32)).mean((1, 2))
+    def preprocess(self, image):
+        return torch.from_numpy(np.asarray(image, dtype=np.float32)).mean((0, 1))
+
+    def encode_batches(self, data, start, batch_size, progress=True, workers=None):
+        for row in range(start, len(data), batch_size):
+            batch = torch.stack([data[i] for i in range(row, min(row + batch_size, len(data)))])
+            self.seen += len(batch)
+            yield batch
 
     def classifier(self, classnames, templates):
         return torch.eye(3)[: len(classnames)]

@@ -1,11 +1,7 @@
-"""Feature banks: the features of a task's splits with their labels, in memory, in a file, in the disk cache."""
+"""Feature banks: the features of a task's splits with their labels, in memory and in files, encoded or from the disk cache."""
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-import os
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from clipnotes.backbone.clip import ImageReader, RandomViews
+from clipnotes.data.cache import FORMAT, cached, resumed
 from clipnotes.data.manifests import SPLITS
 from clipnotes.data.tasks import few_shot
 from clipnotes.errors import ClipnotesError
-from clipnotes.files import atomic_write, lock
-
-FORMAT = 1  # of the disk cache; a change makes all older files foreign
+from clipnotes.files import atomic_write
 
 
 @dataclass
@@ -112,18 +108,16 @@ class FeatureBank:
 
     def save(self, path):
         """Write a `.npz` or `.safetensors` file, whole or not at all."""
-        path, arrays = Path(path), self.arrays()
+        path, arrays = check_file_name(path), self.arrays()
         if path.suffix == ".npz":
             with atomic_write(path, "wb") as file:
                 np.savez_compressed(file, **arrays)
-        elif path.suffix == ".safetensors":
+        else:
             from safetensors.numpy import save
 
             lists = {key: json.dumps(a.tolist()) for key, a in arrays.items() if a.dtype.kind == "U"}
             with atomic_write(path, "wb") as file:
                 file.write(save({key: a for key, a in arrays.items() if a.dtype.kind != "U"}, metadata=lists))
-        else:
-            raise ClipnotesError(f"cannot save a bank as {path.name}; the name must end in .npz or .safetensors")
 
     @classmethod
     def load(cls, path):
@@ -133,13 +127,21 @@ class FeatureBank:
         """
         path = Path(path)
         if not path.is_file():
-            raise ClipnotesError(f"feature file {path} does not exist; check the path, or make it with encode_task")
+            raise ClipnotesError(f"feature file {path} does not exist; check the path, or make it with `clipnotes features`")
         try:
             content = read_npz(path) if path.suffix == ".npz" else read_safetensors(path)
         except Exception as error:  # each library raises its own for damaged files
             raise ClipnotesError(f"feature file {path} cannot be read ({error}); it must be a .npz without pickled "
                                  "objects or a .safetensors file") from error
         return cls(path.stem, **{key: content[key] for key in cls.__dataclass_fields__ if key in content})
+
+
+def check_file_name(path):
+    """The Path of a bank to be written; ClipnotesError for an ending that no bank has."""
+    path = Path(path)
+    if path.suffix not in (".npz", ".safetensors"):
+        raise ClipnotesError(f"cannot save a bank as {path.name}; the name must end in .npz or .safetensors")
+    return path
 
 
 def read_npz(path):
@@ -156,18 +158,12 @@ def read_safetensors(path):
         return {key: file.get_tensor(key) for key in file.keys()} | lists  # noqa: SIM118
 
 
-def cache_dir():
-    """Folder of the feature cache: $CLIPNOTES_CACHE, else clipnotes in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipnotes"
-    return Path(os.environ.get("CLIPNOTES_CACHE") or default)
-
-
-def encode_task(clip, task, batch_size=64, progress=True, workers=0, views=1, crop=(0.08, 1.0), view_seed=1):
+def encode_task(clip, task, batch_size=64, progress=True, workers=None, views=1, crop=(0.08, 1.0), view_seed=1):
     """The FeatureBank of a task under a CLIP, every split from the disk cache where it holds it, else encoded and kept.
 
     Features are raw, as `Clip.encode_images` returns them; `text` is the zero-shot classifier of the task's templates.
     views: with V > 1 the training images are encoded as V random views each, train_x [V, N, d]; crop, view_seed: see
-    `Clip.encode_views`. Validation and test images always show their plain view.
+    `Clip.encode_views`. Validation and test images always show their plain view. A killed encoding goes on where it was.
     """
     parts, options = {}, {"batch_size": batch_size, "progress": progress, "workers": workers}
     for split in SPLITS:
@@ -177,56 +173,25 @@ def encode_task(clip, task, batch_size=64, progress=True, workers=0, views=1, cr
     return FeatureBank(task.name, **parts, classnames=task.classnames, text=clip.classifier(task.classnames, task.templates))
 
 
-def encode_split(clip, split, views=1, crop=(0.08, 1.0), view_seed=1, **options):
+def encode_split(clip, split, views=1, crop=(0.08, 1.0), view_seed=1, batch_size=64, **options):
     """Raw features [N, d] of one split, [V, N, d] with V > 1 views, from the disk cache or encoded and kept.
 
-    views, crop, view_seed: see `encode_task`. options: those of `Clip.encode_images`.
+    views, crop, view_seed: see `encode_task`. options: progress and workers of `Clip.encode_images`.
     """
     key = {"format": FORMAT, "model": clip.fingerprint, "images": split.fingerprint, "views": "plain"}
-    encode = clip.encode_images
     if views > 1:
         key["views"] = {"n": views, "crop": list(crop), "seed": view_seed}
-        encode = functools.partial(clip.encode_views, n_views=views, crop=crop, seed=view_seed)
-    return cached(key, lambda: encode(split.images, **options))
+    n = len(split)
 
+    def batches(start):
+        """Batches of all views, one view after the other, from row `start` of these V N rows on."""
+        for view in range(start // max(n, 1), views):
+            data = (ImageReader(split.images, clip.preprocess) if views == 1 else
+                    RandomViews(split.images, clip, crop, [view_seed, view]))
+            yield from clip.encode_batches(data, max(0, start - view * n), batch_size, **options)
 
-def cached(key, compute):
-    """A float32 tensor from the cache file of `key` (a JSON-able dict of all that shapes it), else computed and stored.
+    def compute():
+        rows = resumed(key, batches, batch_size=batch_size)
+        return rows if views == 1 else rows.reshape(views, n, -1)
 
-    The file repeats the key and a checksum; one that is damaged or was made for another key is never used but replaced.
-    Of several processes that need the same one, one computes and the others wait for it.
-    """
-    from safetensors.torch import save
-
-    text = json.dumps(key, sort_keys=True)
-    path = cache_dir() / "features" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-    with lock(path):
-        x = read_cached(path, text)
-        if x is not None:
-            return x
-        x = compute()
-        try:
-            with atomic_write(path, "wb") as file:
-                file.write(save({"x": x}, metadata={"key": text, "checksum": checksum(x)}))
-        except OSError as error:  # a full disk or a read-only folder costs time at the next run, not this one's result
-            warnings.warn(f"features could not be kept in {path.parent} ({error}); set CLIPNOTES_CACHE to another folder",
-                          stacklevel=2)
-        return x
-
-
-def read_cached(path, key):
-    """The tensor of a cache file, None where it is missing, damaged or another key's."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            metadata, x = file.metadata() or {}, file.get_tensor("x")
-    except (SafetensorError, OSError):
-        return None
-    return x if metadata.get("key") == key and metadata.get("checksum") == checksum(x) else None
-
-
-def checksum(x):
-    return hashlib.sha256(f"{x.dtype} {list(x.shape)} ".encode() + x.contiguous().numpy().tobytes()).hexdigest()
+    return cached(key, compute)
