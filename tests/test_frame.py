@@ -26,8 +26,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA_NAMES = {"pytorch": "torch"}
 # the name under which a package is imported, where it is another one
 MODULES = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
-# parts of a declared package: jupyterlab brings IPython; open_clip brings regex, huggingface_hub and timm
-BROUGHT_ALONG = {"IPython", "huggingface_hub", "regex", "timm"}
+# parts of a declared package: jupyterlab brings IPython; nbclient jupyter_client; dask[distributed] distributed;
+# open_clip brings regex, huggingface_hub and timm
+BROUGHT_ALONG = {"IPython", "distributed", "huggingface_hub", "jupyter_client", "regex", "timm"}
 
 
 def declared(extras=("test", "dev")):

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import clipnotes
 from clipnotes.errors import ClipnotesError
+from clipnotes.folder_names import absolute_name, in_names
 from clipnotes.lab.page import write_page
 from clipnotes.lab.parameters import check
 from clipnotes.lab.run import read_facts, write_facts
 
 
 def overrides(notebook, values):
-    """Return `values` (a dict) checked for `notebook`, file names made absolute: they hold in any folder."""
+    """Return `values` (a dict) checked for `notebook`, files and image folders made absolute: they hold in any folder."""
     if "out" in values:
         raise ClipnotesError(f"Parameter out is {values['out']!r}, but is set by the option --out: use that.")
-    files = {parameter.name for parameter in notebook.parameters if parameter.domain == "file"}
+    files = {parameter.name for parameter in notebook.parameters if parameter.domain in ("file", "path")}
     checked = check(notebook.parameters, values)
-    return {name: absolute(value) if name in files else value for name, value in checked.items()}
+    return {name: absolute(value) if name in files else value for name, value in in_names(absolute_name, checked).items()}
 
 
 def absolute(files):
@@ -27,32 +28,37 @@ def absolute(files):
     return str(Path(files).absolute()) if files else files
 
 
-def completed(notebook, parameters, out):
-    """Return the facts in OUT/run.json if this very run is complete there, else None.
+def completed(notebook, parameters, out, page=True):
+    """Return the facts in OUT/run.json if this very run (see `same_run`) is complete there, every file in place, else None.
 
-    It is when the notebook's code, all effective parameters and the package version are the same and every
-    file is in place. `out` itself is no matter: results may have been moved.
+    page: whether notebook.html is one of these files.
     """
     facts = read_facts(out)
-    effective = {p.name: p.default for p in notebook.parameters} | parameters
-    same = (
-        facts.get("status") == "complete"
-        and facts.get("code_hash") == notebook.code_hash
-        and facts.get("versions", {}).get("clipnotes") == clipnotes.__version__
-        and facts.get("parameters", {}) | {"out": ""} == effective | {"out": ""}
-    )
-    if not same:
+    if facts.get("status") != "complete" or not same_run(notebook, parameters, facts):
         return None
-    names = ["notebook.ipynb", "notebook.html", *facts["files"]]
+    names = ["notebook.ipynb", *["notebook.html"] * page, *facts["files"]]
     return facts if all((Path(out) / name).is_file() for name in names) else None
 
 
-def run_notebook(notebook, parameters, out, leave_bar=True, progress=True):
+def same_run(notebook, parameters, facts):
+    """Whether the facts of a run.json come from the notebook's code, all effective parameters and the package version of now.
+
+    `out` itself is no matter: results may have been moved.
+    """
+    effective = {p.name: p.default for p in notebook.parameters} | parameters
+    return (
+        facts.get("code_hash") == notebook.code_hash
+        and facts.get("versions", {}).get("clipnotes") == clipnotes.__version__
+        and facts.get("parameters", {}) | {"out": ""} == effective | {"out": ""}
+    )
+
+
+def run_notebook(notebook, parameters, out, leave_bar=True, progress=True, page=True, **engine):
     """Execute `notebook` with checked `parameters` (see `overrides`) and return the facts of OUT/run.json.
 
-    progress: show a bar of cells, which stays if leave_bar. The facts' "status" is "complete", or "failed" with "error" as one
-    line; the executed notebook and its page lie in OUT either way. The kernel starts in the current folder, with the
-    interpreter that runs this.
+    progress: show a bar of cells, which stays if leave_bar. page: write notebook.html, too. engine: further settings of
+    papermill's engine, nbclient. The facts' "status" is "complete", or "failed" with "error" as one line; the executed
+    notebook lies in OUT either way. The kernel starts in the current folder, with the interpreter that runs this.
     """
     out = Path(out)
     if "out" not in {parameter.name for parameter in notebook.parameters}:
@@ -65,21 +71,22 @@ def run_notebook(notebook, parameters, out, leave_bar=True, progress=True):
     write_facts(out, facts)
     began = time.perf_counter()
     try:
-        _execute(notebook, values, out, leave_bar, progress)
+        _execute(notebook, values, out, leave_bar, progress, engine)
         error = None if read_facts(out)["status"] == "complete" else "the notebook never called run.finish()"
     except BaseException as exception:
-        error = _last_line(exception)
+        error = last_line(exception)
         if not isinstance(exception, Exception):  # Ctrl-C stops a whole study
             raise
     finally:
         # all the time it took, with the start of the kernel and the imports
         facts = read_facts(out) | {"seconds": round(time.perf_counter() - began, 1)}
         write_facts(out, facts | ({"status": "failed", "error": error} if error else {}))
-    write_page(out, notebook.question)
+    if page:
+        write_page(out, notebook.question)
     return read_facts(out)
 
 
-def _execute(notebook, values, out, leave_bar, progress):
+def _execute(notebook, values, out, leave_bar, progress, engine):
     import papermill
 
     # A kernel that a user once registered as "python3" may belong to another environment; ours comes first.
@@ -97,13 +104,14 @@ def _execute(notebook, values, out, leave_bar, progress):
             kernel_name="python3",
             progress_bar=bar,
             extra_arguments=["--log-level=ERROR"],  # the kernel's own chatter, not the notebook's
+            **engine,
         )
     finally:
         if partial.exists():
             os.replace(partial, out / "notebook.ipynb")
 
 
-def _last_line(exception):
+def last_line(exception):
     """The one line that says what went wrong: of the notebook's own error where there is one."""
     name = getattr(exception, "ename", type(exception).__name__)
     message = str(getattr(exception, "evalue", exception)).strip().splitlines()
