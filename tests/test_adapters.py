@@ -351,7 +351,8 @@ def test_options_out_of_range(options, message, vit):
 def test_encoders_that_adapters_do_not_fit(vit):
     with says("^houlsby=True needs a transformer, but this encoder is a ResNet; leave it False$"):
         Adapters(load_clip("pocket-rn", "random").model.visual, houlsby=True)
-    with says("^adapters do not fit the image encoder Linear; they need open_clip's own VisionTransformer or ModifiedResNet"):
+    with says("^adapters do not fit the image encoder Linear; they need a plain vision transformer or open_clip's "
+              "ModifiedResNet, such as ViT-B-16, ViT-B-16-SigLIP or RN50 have$"):
         Adapters(torch.nn.Linear(2, 2))
     with says("^these adapters were made for another encoder than that of pocket-vit; make new ones for it$"):
         attach(vit, Adapters(load_clip("pocket-rn", "random").model.visual))

@@ -1,6 +1,5 @@
 """Loading CLIPs and encoding images and texts with them; nothing here touches the network."""
 
-import json
 import pickle
 import re
 from types import SimpleNamespace
@@ -41,19 +40,11 @@ def clip():
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """Two small architectures under open_clip's eyes, tiny and tiny-quickgelu, as ViT-B-32 has them."""
-    folder = tmp_path_factory.mktemp("configs")
-    (folder / "tiny.json").write_text(json.dumps(TINY))
-    (folder / "tiny-quickgelu.json").write_text(json.dumps(TINY | {"quick_gelu": True}))
-    wider = TINY | {"vision_cfg": TINY["vision_cfg"] | {"width": 96}}
-    (folder / "wider.json").write_text(json.dumps(wider))
-    known, paths = dict(factory._MODEL_CONFIGS), list(factory._MODEL_CONFIG_PATHS)
-    open_clip.add_model_config(folder)
-    yield "tiny"
-    factory._MODEL_CONFIGS.clear()
-    factory._MODEL_CONFIGS.update(known)
-    factory._MODEL_CONFIG_PATHS[:] = paths
+def tiny(register_models):
+    """Small architectures under open_clip's eyes: tiny and tiny-quickgelu, as ViT-B-32 has them, and wider."""
+    register_models({"tiny": TINY, "tiny-quickgelu": TINY | {"quick_gelu": True},
+                     "wider": TINY | {"vision_cfg": TINY["vision_cfg"] | {"width": 96}}})
+    return "tiny"
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +309,7 @@ def test_files_of_open_clip_load_back(write, name, tiny, pixels, tmp_path):
 
 
 def openai_archive(model, path, resolution=32):
-    """What OpenAI's .pt files are: a TorchScript module with the weights and three numbers, in half precision."""
+    """What OpenAI's .pt files are: a TorchScript module with three numbers and the weights, matrices in half precision."""
 
     class Holder(torch.nn.Module):
         def forward(self, x):
@@ -332,7 +323,7 @@ def openai_archive(model, path, resolution=32):
             if not hasattr(module, parent):
                 module.add_module(parent, torch.nn.Module())
             module = getattr(module, parent)
-        module.register_buffer(leaf, value.half())
+        module.register_buffer(leaf, value.half() if value.ndim > 1 else value)
     for key, number in (("input_resolution", resolution), ("context_length", 77), ("vocab_size", 49408)):
         holder.register_buffer(key, torch.tensor(number))
     torch.jit.script(holder).save(path)
@@ -358,7 +349,12 @@ def test_files_of_another_architecture(tiny, tmp_path):
     openai_archive(wider, tmp_path / "openai.pt")
     save_file({}, tmp_path / "empty.safetensors")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "else.pt")
-    for file in ("w.safetensors", "w.pt", "openai.pt", "empty.safetensors", "else.pt"):
+    right = load_clip(tiny, "random").model
+    for write, file in ((save_file, "cut.safetensors"), (torch.save, "cut.pt"), (openai_archive, "cut-openai.pt")):
+        write(right if write is openai_archive else right.state_dict(), tmp_path / file)
+        (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-1000])
+    for file in ("w.safetensors", "w.pt", "openai.pt", "empty.safetensors", "else.pt", "cut.safetensors", "cut.pt",
+                 "cut-openai.pt"):
         with says(
             rf"^{re.escape(str(tmp_path / file))} does not hold weights of tiny \(.+\); "
             "name the architecture that the file belongs to, or get the file again$"

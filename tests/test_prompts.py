@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
 from safetensors.torch import load_file, save_file
 
-from clipnotes.backbone import Clip, load_clip
-from clipnotes.backbone.prompt_encoding import PromptEncoder, Tree, split, text_tower, token_ids
+from clipnotes.backbone import Clip, load_clip, prompt_encoding
+from clipnotes.backbone.prompt_encoding import PromptEncoder, Tree, split
+from clipnotes.backbone.text_towers import text_tower, token_ids
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot, prompts_training
 from clipnotes.methods.losses import gce_loss
@@ -215,15 +216,24 @@ def test_a_tree_holds_every_shared_beginning_once():
     sequences = [[9, 20, 21, 1, 8], [9, 20, 21, 1, 2, 8], [9, 20, 21, 3, 8], [9, 20, 21, 1, 8]]
     tree = Tree(sequences, vocabulary=20)
     assert tree.ids.tolist() == [9, 0, 0, 1, 8, 2, 8, 3, 8] and tree.positions.tolist() == [0, 1, 2, 3, 4, 4, 5, 3, 4]
-    assert tree.ends.tolist() == [4, 6, 8, 4]
+    assert tree.ends.nodes.tolist() == [4, 6, 8, 4]
     assert (tree.learnt_nodes.tolist(), tree.learnt_rows.tolist()) == ([1, 2], [0, 1])
-    for sequence, end in zip(sequences, tree.ends, strict=True):  # a node sees its own sequence and nothing else
-        seen = tree.visible[end].nonzero()[:, 0]
-        ids = tree.ids.clone()
-        ids[tree.learnt_nodes] = 20 + tree.learnt_rows
-        assert ids[seen].tolist() == sequence
+    ids = tree.ids.clone()
+    ids[tree.learnt_nodes] = 20 + tree.learnt_rows
+    for sequence, visible in zip(sequences, tree.ends.visible[0], strict=False):  # an end sees its own sequence alone
+        assert ids[tree.ends.keys[0][visible]].tolist() == sequence
     assert split(sequences, 6) == [sequences[:1], sequences[1:2], sequences[2:3], sequences[3:]]
     assert split(sequences, 9) == [sequences]
+
+
+@pytest.mark.parametrize("group", [1, 3, 7])
+def test_attention_in_groups_of_any_size_is_the_same(clip, monkeypatch, group):
+    texts = ["a photo of a red star.", "a photo of a red square.", "a king", "a photo of a blue star."]
+    expected = PromptEncoder(clip.model, token_ids(clip, texts))()
+    monkeypatch.setattr(prompt_encoding, "GROUP", group)
+    encoder = PromptEncoder(clip.model, token_ids(clip, texts))
+    assert encoder.trees[0].all.rows.shape[1] == group and len(encoder.trees[0].all.rows) > 1
+    torch.testing.assert_close(encoder(), expected, rtol=0, atol=1e-5)
 
 
 def test_the_number_of_nodes(clip):
@@ -351,6 +361,19 @@ def test_many_fits_are_what_each_would_be_alone(clip, problem):
         fit_many(models[:2], data[:1])
 
 
+def test_no_more_models_train_together_than_memory_allows(clip, problem, monkeypatch):
+    expected = fit_many([quick(clip, seed=seed) for seed in (1, 2, 3)], [problem] * 3, progress=False)
+    sizes, train = [], prompts_training.train
+    monkeypatch.setattr(prompts_training, "STATES_AT_ONCE", 2 * expected[0].encoder.n_tokens * 128)
+    monkeypatch.setattr(prompts_training, "train", lambda models, *data: sizes.append(len(models)) or train(models, *data))
+    for model, other in zip(fit_many([quick(clip, seed=seed) for seed in (1, 2, 3)], [problem] * 3, progress=False), expected,
+                            strict=True):
+        torch.testing.assert_close(model.learnt_, other.learnt_, rtol=0, atol=1e-5)
+    monkeypatch.setattr(prompts_training, "STATES_AT_ONCE", 1)
+    fit_many([quick(clip, epochs=1)], [problem], progress=False)
+    assert sizes == [2, 1, 1]
+
+
 def test_views(clip, problem):
     x, y = problem
     once, repeated = quick(clip).fit(x[None], y, progress=False), quick(clip).fit(x, y, progress=False)
@@ -362,6 +385,8 @@ def test_views(clip, problem):
     assert model.fit(views, y, progress=False).losses_ == pytest.approx([expected], abs=1e-5)
     views = torch.stack([x, 5 * x, 0.1 * x])  # the same directions
     torch.testing.assert_close(once.logits(views), once.logits(x), rtol=0, atol=1e-4)
+    by_hand = ZeroShot(once.text_features(), clip.logit_scale)
+    torch.testing.assert_close(by_hand.logits(views), by_hand.logits(views.mean(0)), rtol=0, atol=1e-4)
 
 
 def test_an_interrupted_fit_keeps_its_last_whole_epoch(clip, problem):
@@ -485,11 +510,15 @@ TEXT = {"context_length": 16, "vocab_size": 50, "width": 16, "heads": 2, "layers
     ({"embed_cls": True}, "it pools text at a class token"),  # CoCa
     ({"no_causal_mask": True}, "its text attention is not causal"),
     ({"qk_norm": True}, "its text tower has blocks of type CustomResidualAttentionBlock"),
-    (None, "its text tower is a SimpleNamespace, not open_clip's transformer"),  # Hugging Face
 ])
 def test_towers_that_cannot_be_a_tree(options, reason):
     vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 16}
-    model = SimpleNamespace(text=SimpleNamespace()) if options is None else CustomTextCLIP(8, vision, TEXT | options)
-    with says(f"^prompts cannot be learnt with this model: {re.escape(reason)}; use a CLIP whose causal text transformer "
-              "pools at the end-of-text token, such as RN50 or ViT-B-32$"):
-        text_tower(model)
+    with says(f"^the prompts of this model cannot share the states of common tokens: {re.escape(reason)}; use a CLIP whose "
+              "causal text transformer pools at the end-of-text token, such as RN50 or ViT-B-32$"):
+        text_tower(CustomTextCLIP(8, vision, TEXT | options))
+
+
+def test_towers_of_other_libraries_are_refused(clip):
+    with says("^prompts cannot be learnt with this model: its text tower is a SimpleNamespace, not open_clip's transformer; "
+              "use a model that has one, such as RN50, ViT-B-32 or ViT-B-16-SigLIP$"):  # Hugging Face's
+        PromptTuning(SimpleNamespace(model=SimpleNamespace(text=SimpleNamespace())), NAMES)

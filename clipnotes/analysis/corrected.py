@@ -16,7 +16,8 @@ import torch
 from clipnotes.backbone import adapter_training, self_supervised
 from clipnotes.backbone.adapters import AdaptedClip
 from clipnotes.data import FeatureBank, encode_task, load_task
-from clipnotes.data.features import cache_dir, encode_split
+from clipnotes.data.cache import cache_dir
+from clipnotes.data.features import encode_split
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import lock
 from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening

@@ -128,7 +128,7 @@ def corrected(y, h, bottleneck, both, fork):
 def hook_parallel(block, bottleneck, both, fork):
     """The paper's adapter: h is what enters the second layer norm, the correction joins the block's output."""
     held = []
-    return [block.ln_2.register_forward_pre_hook(lambda module, args: held.append(args[0])),
+    return [second_norm(block).register_forward_pre_hook(lambda module, args: held.append(args[0])),
             block.register_forward_hook(lambda module, args, y: corrected(y, held.pop(), bottleneck, both, fork))]
 
 
@@ -139,13 +139,16 @@ def hook_stage(stage, bottleneck, both, fork):
 
 def hook_serial(block, pair, both, fork):
     """Houlsby's pair. The layer scales, mostly identities, are where both branches pass on their way to the residual."""
-    handles = hook_stage(block.ls_1, pair[0], both, False) + hook_stage(block.ls_2, pair[1], both, False)
+    scales = [block.ls_1, block.ls_2] if hasattr(block, "ls_1") else [block.ls1, block.ls2]  # open_clip's or timm's names
+    handles = [handle for scale, one in zip(scales, pair, strict=True) for handle in hook_stage(scale, one, both, False)]
     if fork:  # before the residual is taken, since it must have as many rows as the branch
         handles.append(block.register_forward_pre_hook(lambda module, args: (torch.cat([args[0], args[0]]), *args[1:])))
     return handles
 
 
 def side_by_side(module, args, features):
+    if isinstance(features, tuple):  # CoCa's encoder gives its tokens as well
+        return side_by_side(module, args, features[0]), features[1]
     return torch.cat(features.chunk(2), dim=1)  # [2 N, d] -> [N, 2 d]
 
 
@@ -153,13 +156,23 @@ def encoder_blocks(visual):
     """The modules that carry an adapter: transformer blocks, or the four stages of a ResNet."""
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.transformer import VisionTransformer
+    from timm.models.vision_transformer import Block
 
     if isinstance(visual, ModifiedResNet):
         return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
-    if isinstance(visual, VisionTransformer) and not visual.output_tokens:
+    if isinstance(visual, VisionTransformer):
         return list(visual.transformer.resblocks)
-    raise ClipnotesError(f"adapters do not fit the image encoder {type(visual).__name__}; they need open_clip's own "
-                         "VisionTransformer or ModifiedResNet, such as ViT-B-32, ViT-B-16 or RN50 have")
+    blocks = list(getattr(getattr(visual, "trunk", None), "blocks", []))  # of a timm model: SigLIP's
+    if blocks and all(type(block) is Block for block in blocks):
+        return blocks
+    raise ClipnotesError(f"adapters do not fit the image encoder {type(getattr(visual, 'trunk', visual)).__name__}; they need "
+                         "a plain vision transformer or open_clip's ModifiedResNet, such as ViT-B-16, ViT-B-16-SigLIP or RN50 "
+                         "have")
+
+
+def second_norm(block):
+    """The layer norm before a transformer block's MLP, by open_clip's or timm's name."""
+    return block.ln_2 if hasattr(block, "ln_2") else block.norm2
 
 
 def encoder_form(visual):
@@ -167,7 +180,7 @@ def encoder_form(visual):
     blocks = encoder_blocks(visual)
     if isinstance(blocks[0], nn.Sequential):
         return True, [stage[-1].bn3.num_features for stage in blocks]
-    return False, [block.ln_2.normalized_shape[0] for block in blocks]
+    return False, [second_norm(block).normalized_shape[0] for block in blocks]
 
 
 def check_options(width, scale, dropout, blocks, n_blocks):
@@ -213,20 +226,21 @@ class AdaptedClip(Clip):
     def forward(self, batch):
         """Corrected raw features [N, d] of a preprocessed batch [N, 3, s, s], with gradients for the adapters."""
         with self.adapters.attached(self.model.visual):
-            return self.model.encode_image(batch.to(self.device)).float()
+            return self.model.encode_image(batch.to(self.device), normalize=False).float()
 
-    def encode_pixels(self, data, batch_size, progress, workers):
-        """Corrected features [N, d] of a dataset of preprocessed images; `clip` has the original ones."""
+    def encode_batches(self, *data, **options):
+        """Yield corrected features [B, d], see `Clip.encode_batches`; `clip` has the original ones."""
         self.adapters.eval()  # no dropout
         with self.adapters.attached(self.model.visual):
-            return super().encode_pixels(data, batch_size, progress, workers)
+            yield from super().encode_batches(*data, **options)
 
-    def encode_both(self, images, batch_size=64, progress=True, workers=0):
+    def encode_both(self, images, batch_size=64, progress=True, workers=None):
         """(original, corrected) raw image features, each [N, d], reading every image once and sharing the frozen part
         before the first adapter. Equal to separate calls up to float rounding, which changes with the batch's size."""
         self.adapters.eval()
         with self.adapters.attached(self.model.visual, both=True):
-            features = super().encode_pixels(ImageReader(images, self.preprocess), batch_size, progress, workers)  # [N, 2 d]
+            batches = super().encode_batches(ImageReader(images, self.preprocess), 0, batch_size, progress, workers)
+            features = torch.cat(list(batches))  # [N, 2 d]
         return features[:, :self.dim].clone(), features[:, -self.dim:].clone()
 
     def save(self, path):

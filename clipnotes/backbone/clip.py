@@ -3,24 +3,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from clipnotes.backbone.open_clip_models import POCKET, load_open_clip
 from clipnotes.backbone.text import classifier
+from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
-
-POCKET = ("pocket-vit", "pocket-rn")
 
 
 class Clip:
     """A frozen CLIP in evaluation mode: the open_clip model with its own preprocessing and tokenizer.
 
     Attributes: name; model (`open_clip` module); preprocess (PIL image -> tensor); tokenizer; dim (feature size d);
-    image_size (pixels a side); logit_scale (1/temperature, 100 for released CLIP); device.
+    image_size (pixels a side); logit_scale (1/temperature, 100 for released CLIP); device. SigLIP's logit_bias is left
+    out: it is the same for every class, so neither softmax nor argmax over the classes sees it.
     """
 
     def __init__(self, name, model, preprocess, tokenizer, device="cpu"):
@@ -44,16 +45,16 @@ class Clip:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
-    def encode_images(self, images, batch_size=64, progress=True, workers=0):
+    def encode_images(self, images, batch_size=64, progress=True, workers=None):
         """Raw (not unit) image features, float32 [N, d] on the CPU.
 
         images: paths, PIL images, or uint8 arrays [H, W, 3] or [H, W]; also one uint8 array [N, H, W, 3]. Grey images
-        are turned into RGB. workers: processes that read and resize files. Raises ClipnotesError for a missing or
-        unreadable image, naming it.
+        are turned into RGB. workers: processes that read and resize images; None: see `default_workers`. Raises
+        ClipnotesError for a missing or unreadable image, naming it.
         """
         return self.encode_pixels(ImageReader(images, self.preprocess), batch_size, progress, workers)
 
-    def encode_views(self, images, n_views, crop=(0.08, 1.0), seed=1, batch_size=64, progress=True, workers=0):
+    def encode_views(self, images, n_views, crop=(0.08, 1.0), seed=1, batch_size=64, progress=True, workers=None):
         """Features [V, N, d] of V random views of every image, otherwise as `encode_images`.
 
         A view is a random crop of a share of the area in the range `crop`, resized to the encoder's size, mirrored in half
@@ -63,28 +64,62 @@ class Clip:
         return torch.stack([self.encode_pixels(RandomViews(images, self, crop, [seed, view]), batch_size, progress, workers)
                             for view in range(n_views)])
 
-    @torch.inference_mode()
     def encode_pixels(self, data, batch_size, progress, workers):
         """Features [N, d] of a dataset of preprocessed images."""
+        return torch.cat(list(self.encode_batches(data, 0, batch_size, progress, workers)))
+
+    @torch.inference_mode()
+    def encode_batches(self, data, start=0, batch_size=64, progress=True, workers=None):
+        """Yield the features [B, d] of a dataset of preprocessed images, batch by batch from row `start` on.
+
+        No more pixels are in memory than of a few batches. Where no row is left, one empty batch comes.
+        """
         from tqdm.auto import tqdm
 
+        rows = torch.utils.data.Subset(data, range(start, len(data)))
+        workers = default_workers(rows, batch_size, self.device) if workers is None else workers
         own = torch.Generator()  # with the global one, features from a cache would leave another random state than new ones
-        loader = torch.utils.data.DataLoader(data, batch_size, num_workers=workers, generator=own)
-        batches = tqdm(loader, desc=f"encoding images with {self.name}", leave=False, disable=not progress or len(loader) < 4)
-        # channels last: a third faster for ResNets on a CPU
-        features = [self.model.encode_image(batch.to(self.device, memory_format=torch.channels_last)).float().cpu()
-                    for batch in batches]
-        return torch.cat(features) if features else torch.empty(0, self.dim)
+        loader = torch.utils.data.DataLoader(rows, batch_size, num_workers=workers, generator=own,
+                                             pin_memory=on_gpu(self.device))
+        batches = tqdm(loader, desc=f"encoding images with {self.name}", initial=start // batch_size,
+                       total=start // batch_size + len(loader), leave=False, disable=not progress or len(loader) < 4)
+        if not len(rows):
+            yield torch.empty(0, self.dim)
+        try:
+            for batch in batches:  # channels last: a third faster for ResNets on a CPU
+                batch = batch.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+                yield self.model.encode_image(batch, normalize=False).float().cpu()
+        except ClipnotesError as error:
+            if not workers:
+                raise
+            sentence = str(error).rsplit("clipnotes.errors.ClipnotesError: ", 1)[-1]  # after the worker's traceback
+            raise ClipnotesError(sentence.strip()) from None
 
     @torch.inference_mode()
     def encode_texts(self, texts, batch_size=256):
         """Raw (not unit) text features, float32 [N, d] on the CPU."""
         tokens = self.tokenizer(list(texts))
-        return torch.cat([self.model.encode_text(part.to(self.device)).float().cpu() for part in tokens.split(batch_size)])
+        parts = (part.to(self.device) for part in tokens.split(batch_size))
+        return torch.cat([self.model.encode_text(part, normalize=False).float().cpu() for part in parts])
 
     def classifier(self, classnames, templates):
         """Zero-shot class weights [C, d], see `text.classifier`."""
         return classifier(self, classnames, templates)
+
+
+def on_gpu(device):
+    return torch.device(device).type == "cuda"
+
+
+def default_workers(rows, batch_size, device):
+    """Processes that read images from files while the encoder works: all cores but one beside a GPU, else one.
+
+    None for pixels in memory, whose preprocessing is quick, and for less than four batches, which end before workers start.
+    """
+    cores = os.cpu_count() or 1
+    if isinstance(rows.dataset.images, np.ndarray) or len(rows) <= 3 * batch_size:
+        return 0
+    return cores - 1 if on_gpu(device) else min(1, cores - 1)
 
 
 class ImageReader(torch.utils.data.Dataset):
@@ -156,93 +191,17 @@ def load_clip(name="pocket-vit", pretrained=None, device="auto"):
     name: "pocket-vit", "pocket-rn" or any model of open_clip ("RN50", "ViT-B-32", "ViT-B/16" ...).
     pretrained: an open_clip tag ("openai", "laion2b_s34b_b79k" ...), the path of a checkpoint (open_clip's
     .safetensors or .pt, or OpenAI's own .pt archive), or "random" for seeded untrained weights. Default: "openai";
-    the pocket models take their own weights, or the path of others. OpenAI's weights always get QuickGELU.
+    the pocket models take their own weights, or the path of others. OpenAI's weights always get QuickGELU. A file gets the
+    preprocessing that all released weights of its architecture share.
+    device: see `choose_device`.
 
     Raises ClipnotesError for an unknown model or tag, weights that are not there and cannot be downloaded, weights of
-    another architecture, and an activation that does not fit the weights.
+    another architecture, an activation that does not fit the weights, and a tokenizer that cannot be had.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     if name in POCKET:
         from clipnotes.pocket.model import load
 
         return Clip(name, *load(name, pretrained), device=device)
     name = name.replace("/", "-")
     return Clip(name, *load_open_clip(name, str(pretrained or "openai")), device=device)
-
-
-def load_open_clip(name, pretrained):
-    """(model, preprocess, tokenizer) of an open_clip architecture with the given weights."""
-    import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
-
-    if name not in open_clip.list_models():
-        raise ClipnotesError(f"unknown model {name!r}; choose {', '.join(POCKET)} or one of open_clip's: "
-                             f"{', '.join(close_names(name, open_clip.list_models()))} ...")
-    if pretrained == "random":
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained_hf=False)
-        return model, preprocess, open_clip.get_tokenizer(name)
-
-    plain = name.removesuffix("-quickgelu")
-    tag = get_pretrained_cfg(name, pretrained) or get_pretrained_cfg(plain, pretrained)
-    if tag:
-        quick_gelu = bool(tag.get("quick_gelu"))
-        if plain != name and not quick_gelu:
-            raise ClipnotesError(f"{name} uses QuickGELU, but the weights {pretrained!r} were trained with GELU; "
-                                 f"load {plain!r} instead")
-        name = name if get_pretrained_cfg(name, pretrained) else plain
-    elif Path(pretrained).is_file():
-        quick_gelu = name.endswith("-quickgelu") or is_openai_archive(pretrained) or "openai" in Path(pretrained).name
-    else:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ClipnotesError(f"pretrained={pretrained!r} is neither a file nor a tag of {name}; its tags: {tags}")
-    if not tag and is_openai_archive(pretrained):
-        return load_openai_archive(name, pretrained)
-    try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained, force_quick_gelu=quick_gelu)
-    except Exception as error:  # open_clip, torch, safetensors and the hub all raise their own
-        raise ClipnotesError(weights_problem(name, pretrained, tag, error)) from error
-    return model, preprocess, open_clip.get_tokenizer(name)
-
-
-def weights_problem(name, pretrained, tag, error):
-    """One sentence on why weights did not load and what to do."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    if not tag:
-        return (f"{pretrained} does not hold weights of {name} ({reason}); "
-                "name the architecture that the file belongs to, or get the file again")
-    source = tag.get("url") or f"https://huggingface.co/{tag.get('hf_hub', '').strip('/')}"
-    fits = f"{name.removesuffix('-quickgelu')}-quickgelu" if tag.get("quick_gelu") else name  # a file cannot say so
-    return (f"the weights {pretrained!r} of {name} are not on this machine and could not be downloaded ({reason}); "
-            f"get them from {source} where there is a network and load {fits!r} with the file's path as pretrained=")
-
-
-def is_openai_archive(path):
-    """Whether a file is a TorchScript archive, the format of OpenAI's own .pt files."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in entry for entry in archive.namelist())
-
-
-def load_openai_archive(name, path):
-    """OpenAI's TorchScript file into open_clip's architecture, with QuickGELU; no Python pickle is involved."""
-    import open_clip
-
-    model, _, preprocess = open_clip.create_model_and_transforms(name, force_quick_gelu=True)
-    try:
-        state = torch.jit.load(path, map_location="cpu").float().state_dict()
-        for key in ("input_resolution", "context_length", "vocab_size"):
-            state.pop(key, None)
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ClipnotesError(weights_problem(name, path, None, error)) from error
-    return model, preprocess, open_clip.get_tokenizer(name)
-
-
-def close_names(name, names):
-    import difflib
-
-    return difflib.get_close_matches(name, names, n=5, cutoff=0.3) or list(names)[:5]

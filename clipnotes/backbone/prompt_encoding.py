@@ -1,10 +1,13 @@
-"""Text features of many prompts at once, exactly, without computing any shared token twice.
+"""Text features of many prompts at once, exactly, and where the text tower allows it without computing any token twice.
 
 CLIP's text transformer is causal: the hidden state of a token depends on the tokens before it alone. Prompts that begin
 alike therefore share the states of their common beginning, and nothing after the end-of-text token matters. So the C
 prompts are laid out as a TREE in which tokens with the same history are one node, and the T nodes run through the
 transformer as one sequence whose attention mask lets every node see its ancestors. With M shared context tokens and
 names of a few tokens, T is about 1 + M + 5 C in place of the 77 C tokens of plain encoding.
+
+Where tokens see those after them, or something else than the end-of-text token is pooled (SigLIP, CoCa), nothing is shared
+and every prompt runs whole.
 """
 from __future__ import annotations
 
@@ -13,7 +16,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from clipnotes.errors import ClipnotesError
+from clipnotes.backbone.plain_prompts import PlainEncoder
+from clipnotes.backbone.text_towers import no_tree, text_tower, text_transformer
+
+GROUP = 32  # nodes that share their keys in attention: the quickest of 16, 32, 64 and 128 for RN50 with 100 classes
+
+
+def prompt_encoder(clip, sequences, model=None, recompute=False):
+    """The encoder of a CLIP's prompts: a `PromptEncoder` where its text tower allows it, else a `PlainEncoder`.
+
+    sequences, recompute: see `PromptEncoder`. model: a model of the CLIP's form to encode with instead of its own.
+    Raises ClipnotesError where neither is possible (see `text_transformer`).
+    """
+    model = model or clip.model
+    if no_tree(text_transformer(model)):
+        return PlainEncoder(clip, sequences, model, recompute)
+    return PromptEncoder(model, sequences, recompute=recompute)
 
 
 class PromptEncoder:
@@ -33,6 +51,11 @@ class PromptEncoder:
         embedding = self.tower.token_embedding.weight
         self.trees = [Tree(part, len(embedding), embedding.device) for part in split(sequences, max_tokens)]
 
+    @property
+    def n_tokens(self):
+        """Tokens that run through the transformer: the nodes of all trees."""
+        return sum(len(tree.ids) for tree in self.trees)
+
     def __call__(self, learnt=None):
         """Raw (not unit) text features [B, C, d] of B sets of learnt embeddings [B, R, w]; without any, B = 1."""
         if self.recompute and torch.is_grad_enabled():
@@ -49,8 +72,8 @@ class PromptEncoder:
         x = x + tower.positional_embedding[tree.positions]
         *blocks, last = tower.transformer.resblocks
         for block in blocks:
-            x = run_block(block, x, tree.visible)
-        x = run_block(last, x, tree.visible, tree.ends)  # [B, C, w]: of the last layer only the ends are ever read
+            x = run_block(block, x, tree.all)
+        x = run_block(last, x, tree.ends)  # [B, C, w]: of the last layer only the ends are ever read
         x, projection = tower.ln_final(x), tower.text_projection
         if projection is None:
             return x
@@ -60,9 +83,8 @@ class PromptEncoder:
 class Tree:
     """Sequences with their common beginnings merged.
 
-    ids [T]: token of every node (0 where learnt); positions [T]: its place in the sequence; ends [C]: the last node of
-    every sequence; visible [T, T]: whether a node (row) sees another, i.e. itself and its ancestors; learnt_rows and
-    learnt_nodes: which embeddings go where.
+    ids [T]: token of every node (0 where learnt); positions [T]: its place in the sequence; all, ends: what every node
+    sees, and the last node of every sequence, as `Queries`; learnt_rows and learnt_nodes: which embeddings go where.
     """
 
     def __init__(self, sequences, vocabulary, device="cpu"):
@@ -80,9 +102,26 @@ class Tree:
         learnt = tokens >= vocabulary
         self.ids = tokens.masked_fill(learnt, 0).to(device)
         self.positions = (visible.sum(1) - 1).to(device)
-        self.ends, self.visible = torch.tensor(ends, device=device), visible.to(device)
+        self.all, self.ends = Queries(torch.arange(len(nodes)), visible, device), Queries(torch.tensor(ends), visible, device)
         self.learnt_nodes = learnt.nonzero()[:, 0].to(device)
         self.learnt_rows = (tokens[learnt] - vocabulary).to(device)
+
+
+class Queries:
+    """Nodes [Q] whose states are wanted, in G groups of n = GROUP neighbours, with the k nodes that any of a group sees.
+
+    A class sees the common beginning and its own few tokens, so k is far below T, and attention costs Q k in place of Q T.
+    rows [G, n]: positions in `nodes`, the last repeated to fill up; keys [G, k]: nodes; visible [G, n, k]: whether a node
+    sees a key, i.e. whether that is itself or an ancestor.
+    """
+
+    def __init__(self, nodes, visible, device="cpu"):
+        rows = torch.arange(len(nodes) + -len(nodes) % GROUP).clamp(max=len(nodes) - 1).view(-1, GROUP)
+        visible = visible[nodes[rows]]  # [G, n, T]
+        seen = visible.any(1)
+        keys = seen.int().argsort(dim=1, descending=True, stable=True)[:, :seen.sum(1).max()]
+        self.nodes, self.rows, self.keys = nodes.to(device), rows.to(device), keys.to(device)
+        self.visible = visible.gather(2, keys[:, None].expand(-1, rows.shape[1], -1)).to(device)
 
 
 def split(sequences, max_tokens):
@@ -98,59 +137,16 @@ def split(sequences, max_tokens):
     return parts
 
 
-def run_block(block, x, visible, nodes=slice(None)):
-    """A residual attention block on nodes x [B, T, w] that see one another by `visible` [T, T]; states of `nodes` only."""
+def run_block(block, x, queries):
+    """A residual attention block on nodes x [B, T, w]: the states [B, Q, w] of the nodes of `queries`."""
     attention, width = block.attn, x.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    normed = block.ln_1(x)
-    query = F.linear(normed[:, nodes], weight[:width], bias[:width])
-    key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-    query, key, value = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in (query, key, value))
-    mixed = F.scaled_dot_product_attention(query, key, value, visible[nodes])  # [B, heads, nodes, w / heads]
-    x = x[:, nodes] + block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
+    normed, x = block.ln_1(x), x[:, queries.nodes]
+    query = F.linear(normed[:, queries.nodes], weight[:width], bias[:width])[:, queries.rows]  # [B, G, n, w]
+    both = F.linear(normed, weight[width:], bias[width:])[:, queries.keys]  # [B, G, k, 2 w]
+    query, key, value = (t.flatten(0, 1).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+                         for t in (query, *both.chunk(2, dim=-1)))  # [B G, heads, n or k, w / heads]
+    visible = queries.visible[:, None].repeat(len(x), 1, 1, 1)
+    mixed = F.scaled_dot_product_attention(query, key, value, visible).transpose(1, 2)  # [B G, n, heads, w / heads]
+    x = x + block.ls_1(attention.out_proj(mixed.reshape(len(x), -1, width)[:, :x.shape[1]]))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def text_tower(model):
-    """The module of an open_clip model that holds its text transformer, if prompts can be encoded as a tree.
-
-    Raises ClipnotesError with the reason where not: attention that is not causal, another pooling than at the
-    end-of-text token (SigLIP, CoCa), transformers that are not open_clip's own.
-    """
-    tower = getattr(model, "text", model)
-    if hasattr(tower, "text") or not hasattr(getattr(tower, "transformer", None), "resblocks"):
-        raise refused(f"its text tower is a {type(tower).__name__}, not open_clip's transformer")
-    odd = {type(block).__name__ for block in tower.transformer.resblocks
-           if not isinstance(block.attn, nn.MultiheadAttention) or hasattr(block, "ln_1_kv")}
-    if odd:
-        raise refused(f"its text tower has blocks of type {', '.join(sorted(odd))}")
-    if getattr(tower, "cls_emb", None) is not None:
-        raise refused("it pools text at a class token")
-    if pooling(tower) not in ("argmax", "eos"):
-        raise refused(f"it pools text by {pooling(tower)!r}")
-    mask = tower.attn_mask
-    if mask is None or not torch.equal(mask, torch.full_like(mask, float("-inf")).triu(1)):
-        raise refused("its text attention is not causal")
-    return tower
-
-
-def pooling(tower):
-    return getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
-
-
-def refused(reason):
-    return ClipnotesError(f"prompts cannot be learnt with this model: {reason}; use a CLIP whose causal text transformer "
-                          "pools at the end-of-text token, such as RN50 or ViT-B-32")
-
-
-def token_ids(clip, texts):
-    """The tokens of every text, from start-of-text to the end-of-text token whose state is pooled: lists of ints.
-
-    Texts longer than the model's context are cut as CLIP's tokenizer does.
-    """
-    tower, tokens = text_tower(clip.model), clip.tokenizer(list(texts))
-    if pooling(tower) == "eos":
-        ends = (tokens == getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))).int().argmax(1)
-    else:
-        ends = tokens.argmax(1)
-    return [row[:end + 1].tolist() for row, end in zip(tokens, ends, strict=True)]

@@ -268,8 +268,15 @@ def encode_crops(adapted: AdaptedClip, crops):
 
 
 def position_grid(visual):
-    """(places a side, the module that holds the position embeddings): a transformer itself, a ResNet's attention pool."""
+    """(places a side, the module that holds the position embeddings): a transformer itself, a ResNet's attention pool.
+
+    Raises ClipnotesError for timm's encoders (SigLIP), which take images of their own size alone.
+    """
     holder = visual.attnpool if encoder_form(visual)[0] else visual
+    if not hasattr(holder, "positional_embedding"):
+        raise ClipnotesError(f"self-supervised training needs small crops, which the image encoder {type(visual).__name__} "
+                             "does not take; train the adapters with labels, or use a model with open_clip's own encoder, "
+                             "such as ViT-B-16")
     return math.isqrt(len(holder.positional_embedding) - 1), holder
 
 

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from clipnotes.backbone.clip import POCKET, ImageReader, load_clip
-from clipnotes.backbone.prompt_encoding import PromptEncoder, pooling, text_tower, token_ids
+from clipnotes.backbone.prompt_encoding import prompt_encoder
 from clipnotes.backbone.text import fill
+from clipnotes.backbone.text_towers import token_ids
+from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import class_labels, unit_features
 from clipnotes.methods.losses import loss_function
@@ -38,12 +40,12 @@ class TextEncoderTuning(Classifier):
         """Train on features [N, d], or on views [V, N, d] of which a row shows one an epoch, with labels [N].
 
         callback(epoch, self), if given, is called after every epoch (from 1). Raises ClipnotesError for shapes, labels
-        and values that do not fit, a tower of another kind than CLIP's own, and where the loss diverges.
+        and values that do not fit, and where the loss diverges.
         """
         x = unit_views(x, "x", self.clip.dim).to(self.clip.device, torch.float32)
         y = class_labels(y, "y", x.shape[1], len(self.classnames)).to(self.clip.device)
-        self.tower_ = TextTower(self.clip.model)
-        self.encoder = PromptEncoder(self.tower_, self.sequences)
+        self.tower_ = text_copy(self.clip.model)
+        self.encoder = prompt_encoder(self.clip, self.sequences, self.tower_)
         self.losses_ = train(
             self.recipe, self.tower_.parameters(), lambda views, rows: self.loss_function(self(x[views, rows]), y[rows]),
             len(y), len(x), callback and (lambda epoch: callback(epoch, self)), "tuning the text tower", self.progress)
@@ -67,16 +69,13 @@ class TextEncoderTuning(Classifier):
         return self.clip.logit_scale * unit_features(x, "x", self.clip.dim).float() @ self.text_features().T
 
 
-class TextTower(nn.Module):
-    """A trainable copy of the text side of an open_clip model: what `PromptEncoder` reads of it."""
-
-    def __init__(self, model):
-        super().__init__()
-        tower = text_tower(model)
-        for part in ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection"):
-            setattr(self, part, copy.deepcopy(getattr(tower, part)))
-        self.attn_mask, self.text_pool_type = tower.attn_mask, pooling(tower)
-        self.requires_grad_()
+def text_copy(model):
+    """A trainable copy of an open_clip model of which only the text side is left."""
+    twin = copy.deepcopy(model, {id(model.visual): nn.Identity()})
+    for name in ("text_decoder", "logit_scale", "logit_bias"):
+        if hasattr(twin, name):
+            setattr(twin, name, None)
+    return twin.requires_grad_()
 
 
 class ImageEncoderFineTuning(Classifier):
@@ -86,15 +85,15 @@ class ImageEncoderFineTuning(Classifier):
     tensor. Both as `starting_network` returns them. A copy is trained, its batch norms in
     training mode as in the released code. head: "new" (random), or "kept" (class k is output k, as in that code).
     train_transform: PIL image -> tensor, drawn anew every epoch, instead of `preprocess` in training.
-    loss, q, recipe: as in `TextEncoderTuning`. After `fit`: network_, losses_.
+    device: see `choose_device`. loss, q, recipe: as in `TextEncoderTuning`. After `fit`: network_, losses_.
     """
 
-    def __init__(self, network, preprocess, head="new", train_transform=None, loss="ce", q=0.7, device="cpu", progress=True,
+    def __init__(self, network, preprocess, head="new", train_transform=None, loss="ce", q=0.7, device="auto", progress=True,
                  **recipe):
         if head not in ("new", "kept"):
             raise ClipnotesError(f'head = {head!r} is unknown; choose "new" or "kept"')
         self.network, self.preprocess, self.head, self.train_transform = network, preprocess, head, train_transform
-        self.device, self.progress = device, progress
+        self.device, self.progress = choose_device(device), progress
         self.loss_function, self.recipe = loss_function(loss, q), make_recipe(recipe)
 
     def fit(self, images, y, n_classes=None, callback=None):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from clipnotes.backbone.prompt_encoding import PromptEncoder, text_tower, token_ids
+from clipnotes.backbone.prompt_encoding import prompt_encoder
+from clipnotes.backbone.text_towers import frame, text_transformer, token_ids, word_ids
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.methods.inputs import not_negative, unit_features
@@ -44,7 +45,7 @@ class PromptTuning:
     Before `fit` the prompts are untrained. After it: losses_ (mean loss of each epoch) and the learnt embeddings,
     `context_` and `classname_tokens_`.
     Raises ClipnotesError for settings out of range, a class name that leaves no room for the context, and a CLIP whose
-    text tower cannot be used (see `text_tower`).
+    text tower is none of open_clip's own (see `text_transformer`).
     """
     clip: Any
     classnames: list
@@ -69,12 +70,12 @@ class PromptTuning:
         self.check_settings()
         if self.compat:
             self.q = 0.5
-        self.tower = text_tower(self.clip.model)
+        self.tower = text_transformer(self.clip.model)
         phrase = self.init or ("a photo of a" if self.learn == "classnames" else None)
-        self.phrase_ids = token_ids(self.clip, [phrase])[0][1:-1] if phrase else None
+        self.phrase_ids = word_ids(self.clip, [phrase])[0] if phrase else None
         self.n_context = len(self.phrase_ids) if phrase else self.n_context
         self.name_ids, self.sequences = self.layout()
-        self.encoder = PromptEncoder(self.clip.model, self.sequences, recompute=self.recompute)
+        self.encoder = prompt_encoder(self.clip, self.sequences, recompute=self.recompute)
         self.losses_ = []
         self.start()
 
@@ -96,12 +97,12 @@ class PromptTuning:
         loss_function(self.loss, self.q)
 
     def layout(self):
-        """(token ids of the names, sequences of every prompt for `PromptEncoder`).
+        """(token ids of the names, sequences of every prompt for `prompt_encoder`).
 
         Learnt rows are the context's (if it is learnt), class by class where classes have their own, then the names'.
         """
         names = [name.replace("_", " ") for name in self.classnames]
-        bare = [ids[1:-1] for ids in token_ids(self.clip, names)]
+        bare, (head, _) = word_ids(self.clip, names), frame(self.clip)
         full = token_ids(self.clip, [f"{name}." for name in names])  # ids of the name and what follows it
         n, vocabulary = self.n_context, len(self.tower.token_embedding.weight)
         n_contexts = len(names) if self.context == "class" else 1
@@ -109,7 +110,7 @@ class PromptTuning:
         before = {"end": n, "middle": n // 2, "front": 0}[self.position]
         name_ids, sequences = [], []
         for i, (name, ids) in enumerate(zip(bare, full, strict=True)):
-            start, words, rest = ids[:1], ids[1:1 + len(name)], ids[1 + len(name):]
+            start, words, rest = ids[:head], ids[head:head + len(name)], ids[head + len(name):]
             self.check_length(names[i], len(ids) + n)
             name_ids.append(words)
             if self.learns_names:
@@ -121,7 +122,7 @@ class PromptTuning:
         return name_ids, tuple(map(tuple, sequences))
 
     def check_length(self, name, length):
-        most = len(self.tower.positional_embedding)
+        most = self.tower.context_length
         if length > most:
             raise ClipnotesError(f"the prompt of class {name!r} with n_context = {self.n_context} has {length} tokens, but "
                                  f"{self.clip.name} takes at most {most}; lower n_context to {self.n_context - length + most}")
@@ -211,10 +212,11 @@ class PromptTuning:
         import pandas as pd
 
         embedding = self.tower.token_embedding.weight.detach().cpu()
-        context = self.context_
+        context, tokenizer = self.context_, self.clip.tokenizer
+        decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode  # Hugging Face's is inside
         distance, token = torch.cdist(context.reshape(-1, context.shape[-1]), embedding).topk(k, largest=False)
         rows = [{"class": self.classnames[i // self.n_context], "vector": i % self.n_context + 1, "rank": rank + 1,
-                 "word": self.clip.tokenizer.decode([token[i, rank].item()]).strip(), "distance": distance[i, rank].item()}
+                 "word": decode([token[i, rank].item()]).strip(), "distance": distance[i, rank].item()}
                 for i in range(len(token)) for rank in range(k)]
         table = pd.DataFrame(rows, columns=["class", "vector", "rank", "word", "distance"])
         return table if self.context == "class" else table.drop(columns="class")

@@ -9,12 +9,16 @@ from clipnotes.methods.inputs import class_labels
 from clipnotes.methods.losses import gce_losses, loss_function
 from clipnotes.methods.sgd import batch_rows, batch_views, check_loss, learning_rate, unit_views
 
+# Numbers in one layer's states of all models that are trained together: some 2 GB over the 12 layers of CLIP's text tower.
+STATES_AT_ONCE = 2**21
+
 
 def fit_many(models, data, progress=True, callback=None):
     """Fit several `PromptTuning`s, each on its own (x, y), training those of the same form in one batched computation.
 
     Of the same form are models with one CLIP object and equal settings but for seed, init, loss, q, lr, momentum and
-    weight_decay, on equal numbers of images and views. Each learns what it would alone, up to float rounding.
+    weight_decay, on equal numbers of images and views. Each learns what it would alone, up to float rounding. No more of
+    them run together than memory allows (`STATES_AT_ONCE`).
     data: a list of (x, y) as `fit` takes them. callback(epoch, model) is called for every model after each of its epochs.
     Returns the models. Raises as `fit` does.
     """
@@ -27,15 +31,22 @@ def fit_many(models, data, progress=True, callback=None):
         x, y = training_data(model, x, y)
         form = (id(model.clip), model.sequences, model.batch_size, model.epochs, model.recompute, x.shape)
         groups.setdefault(form, []).append((model, x, y))
-    with tqdm(total=sum(group[0][0].epochs for group in groups.values()), desc="prompt tuning", leave=False,
-              disable=not progress) as bar:
-        for group in groups.values():
+    parts = [part for group in groups.values() for part in portions(group)]
+    with tqdm(total=sum(part[0][0].epochs for part in parts), desc="prompt tuning", leave=False, disable=not progress) as bar:
+        for group in parts:
             for epoch, _ in enumerate(train(*zip(*group, strict=True)), 1):
                 bar.update()
                 if callback:
                     for model, _, _ in group:
                         callback(epoch, model)
     return models
+
+
+def portions(group):
+    """A group of (model, x, y) of one form in parts that are trained together."""
+    model = group[0][0]
+    size = max(1, STATES_AT_ONCE // (model.encoder.n_tokens * model.learnt_.shape[-1]))
+    return [group[i:i + size] for i in range(0, len(group), size)]
 
 
 def train(models, xs, ys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from clipnotes.methods.inputs import unit_features
+
 
 class ZeroShot:
     """Class probabilities from cosines with class text features, Pr(y = i | x) = softmax(logit_scale cos(x, t_i)).
@@ -15,8 +17,8 @@ class ZeroShot:
         self.text, self.logit_scale = F.normalize(torch.as_tensor(text).float(), dim=-1), float(logit_scale)
 
     def logits(self, x):
-        """[N, C] from features [N, d], which need not be unit."""
-        return self.logit_scale * F.normalize(torch.as_tensor(x).float(), dim=-1) @ self.text.T
+        """[N, C] from features [N, d], which need not be unit; of V views [V, N, d] their mean counts."""
+        return self.logit_scale * unit_features(x, "x").float() @ self.text.T
 
     def predict(self, x):
         """Most likely class of each row: int64 [N]."""

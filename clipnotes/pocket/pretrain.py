@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.pocket import captions, drawing, world
@@ -134,8 +135,7 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
         recipe = Recipe(model, steps or STEPS[model], seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
 
     torch.manual_seed(seed)
     net = build(model)
