@@ -18,7 +18,8 @@ rate: float = 0.5  # noise [0..1]
 seed: int = 1  # random seed [0..]
 shift: float = 0.0  # offset, any number
 flip: bool = False  # mirror images
-features: str = ""  # a bank [file]"""
+features: str = ""  # a bank [file]
+sweeps: list[str] = []  # folders or tables [path]"""
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def test_good_values_pass_and_ints_become_floats(parameters, tmp_path):
     file = tmp_path / "bank.npz"
     file.touch()
     values = {"dataset": "digits", "shots": [2], "rate": 1, "flip": True, "features": str(file)}
+    values["sweeps"] = [str(file), str(tmp_path)]
     checked = check(parameters, values)
     assert checked == values and type(checked["rate"]) is float
 
@@ -65,7 +67,8 @@ def test_good_values_pass_and_ints_become_floats(parameters, tmp_path):
         ({"shift": float("nan")}, "shift is nan; allowed: finite numbers"),
         ({"loss": "mse"}, "loss is 'mse'; allowed: ce, gce"),
         ({"dataset": "cats"}, "dataset is 'cats'; allowed: the data sets digits, pocket-glyphs"),
-        ({"features": "no.npz"}, "features is 'no.npz'; allowed: the path of an existing file"),
+        ({"features": "no.npz"}, "features is 'no.npz'; allowed: the path of an existing file, or"),
+        ({"sweeps": ["no"]}, "with the element 'no'; allowed: the path of an existing file or folder, or"),
     ],
 )
 def test_bad_values_are_refused_in_one_sentence(parameters, values, message):

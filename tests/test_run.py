@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import PARAMETERS, write_notebook
 
 from clipnotes import lab
 from clipnotes.errors import ClipnotesError
@@ -216,3 +217,20 @@ def test_the_style_is_readable_at_half_size_and_its_colours_on_white():
         channels = np.array(matplotlib.colors.to_rgb(colour))
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 3, role
+
+
+def test_start_says_what_untrained_weights_mean_and_which_splits_are_used(toy_notebook, capsys, tmp_path):
+    extra = ('\npretrained: str = ""  # weights\ndatasets: list[str] = ["digits"]  # sets [dataset]\n'
+             'data_root: str = "data"  # folder of the data sets')
+    path = write_notebook(toy_notebook.with_name("03_real.ipynb"), PARAMETERS + extra)
+    values = VALUES | {"pretrained": "", "datasets": ["digits"], "data_root": str(tmp_path)}
+    lab.start(path.stem, values)
+    shown = capsys.readouterr().out
+    assert "at chance" not in shown and "Splits" not in shown
+    (tmp_path / "dtd").mkdir()
+    (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").touch()
+    lab.start(path.stem, values | {"pretrained": "random", "datasets": ["digits", "dtd", "oxford_pets"]})
+    shown = capsys.readouterr().out
+    assert "Expect accuracies at chance" in shown
+    assert "dtd the published split file split_zhou_DescribableTextures.json" in " ".join(shown.split())
+    assert "oxford_pets equivalent split, seed 1" in " ".join(shown.split())

@@ -17,7 +17,7 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.lab.commit import commit_outputs
 from clipnotes.lab.execute import absolute, completed, overrides
 from clipnotes.lab.series import find
-from clipnotes.lab.study import read_preset, study, summary
+from clipnotes.lab.study import preset_names, read_preset, study, summary
 
 ALT = 'alt="A line that rises with the seed."'
 
@@ -158,6 +158,16 @@ def test_presets_are_strict_before_anything_runs(toy_notebook, text, message):
     with pytest.raises(ClipnotesError, match=message):
         study("quick")
     assert not Path("runs").exists()
+
+
+def test_a_file_of_one_notebook_belongs_to_its_preset_and_to_clipnotes_run(toy_notebook):
+    preset(toy_notebook, '"*": {rate: 1e-2}\n"02": {shots: 3}\n')
+    (toy_notebook.parent / "presets" / "quick_01.yaml").write_text("shots: 5\nrate: 0.5\n")
+    assert read_preset("quick") == {"01_toy": {"rate": 0.5, "shots": 5}, "02_more": {"shots": 3}}
+    assert preset_names() == ["pocket", "quick"]
+    (toy_notebook.parent / "presets" / "quick_02.yaml").write_text("shots: 5\n")
+    with pytest.raises(ClipnotesError, match="^Preset quick sets notebook 02 in quick.yaml and in quick_02.yaml; keep one of"):
+        read_preset("quick")
 
 
 def test_unknown_preset_and_empty_series(toy_notebook, monkeypatch, tmp_path):

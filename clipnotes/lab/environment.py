@@ -26,7 +26,7 @@ def environment_check():
     """A DataFrame with one row a thing needed: what was found, what is needed, whether it is fine ("yes" or advice)."""
     import torch
 
-    from clipnotes.data.features import cache_dir
+    from clipnotes.data.cache import cache_dir
     from clipnotes.pocket.model import WEIGHTS
 
     rows = [

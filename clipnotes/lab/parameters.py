@@ -5,8 +5,9 @@ domain in brackets at the end of the help is ours:
 
     [1..64]  [0..1]  [0..]     a range, ends included; either end may be missing
     [ce | gce]                 choices
-    [dataset]                  a name that clipnotes.data.list_datasets() knows, or a manifest's file name
+    [dataset]                  a name that clipnotes.data.list_datasets() knows, a manifest's file name, or folder:PATH
     [file]                     an existing file, or the empty string for none
+    [path]                     the same, or an existing folder
 
 For a list the domain holds for every element.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 import yaml
 
 from clipnotes.errors import ClipnotesError
+from clipnotes.folder_names import is_folder
 
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 TYPES = [*_SCALARS, *(f"list[{name}]" for name in _SCALARS)]
@@ -163,14 +165,20 @@ def _violated(parameter, value):
     """Return what the domain allows when `value` is outside it, else None."""
     domain = parameter.domain
     if domain == "dataset":
+        if is_folder(value):
+            from clipnotes.data import load_manifest
+
+            load_manifest(value)  # says itself what is wrong with the folder
+            return None
         from clipnotes.data import list_datasets
 
         names = list_datasets()
         known = value in names or (value.endswith(".yaml") and Path(value).is_file())
-        return None if known else f"the data sets {', '.join(names)}, or the file of a manifest (.yaml)"
-    if domain == "file":
-        exists = value == "" or Path(value).is_file()
-        return None if exists else "the path of an existing file, or an empty string for none"
+        return None if known else f"the data sets {', '.join(names)}, the file of a manifest (.yaml), or folder:PATH of images"
+    if domain in ("file", "path"):
+        exists = value == "" or Path(value).is_file() or domain == "path" and Path(value).is_dir()
+        what = "file" if domain == "file" else "file or folder"
+        return None if exists else f"the path of an existing {what}, or an empty string for none"
     if "|" in domain:
         choices = [choice.strip() for choice in domain.split("|")]
         return None if str(value) in choices else ", ".join(choices)
@@ -178,7 +186,7 @@ def _violated(parameter, value):
         return _outside_range(domain, value)
     raise ClipnotesError(
         f"Parameter {parameter.name} declares the domain [{domain}]; "
-        f"known are [low..high], [one | two], [dataset], [file]."
+        f"known are [low..high], [one | two], [dataset], [file], [path]."
     )
 
 
@@ -196,6 +204,23 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+def read_values(path):
+    """Return the parameters {name: value} of a YAML file, as `papermill -f` takes it; nothing is checked but the form.
+
+    ClipnotesError: no such file, no valid YAML, or something else than `name: value` lines.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ClipnotesError(f"There is no parameter file {str(path)!r}: give a YAML file of lines `name: value`.")
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ClipnotesError(f"Parameter file {path} is no valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content or {}, dict):
+        raise ClipnotesError(f"Parameter file {path} holds a {type(content).__name__}, but must hold lines `name: value`.")
+    return content or {}
 
 
 def load_yaml(text):

@@ -20,6 +20,7 @@ from IPython import get_ipython
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
+from clipnotes.folder_names import full_name, in_names, is_folder, short_name
 from clipnotes.lab import papers
 from clipnotes.lab.figures import save_figure, use_style
 from clipnotes.lab.parameters import check
@@ -29,22 +30,27 @@ from clipnotes.lab.show import short_path, show, show_table
 
 KEYS = ["dataset", "model", "method", "loss", "q", "shots", "noise_kind", "noise_rate", "seed"]
 COLUMNS = ["notebook", *KEYS, "metric", "value"]
+UNTRAINED = ('pretrained is "random": this model has learnt nothing. Expect accuracies at chance, one over the number of '
+             "classes; the figures show that everything runs, and nothing about CLIP.")
 
 
 def start(name, namespace):
     """Begin the run of the notebook `name`; `namespace` is its globals(), after the parameters cell.
 
     Checks every parameter, seeds everything, applies the figure style, makes the out folder, writes run.json
-    and shows parameters and versions. Returns the Run. ClipnotesError: an unknown notebook or a bad value.
+    and shows parameters and versions. Image folders (`folder:PATH`) get short names in the namespace, which data sets load by
+    and figures show. Returns the Run. ClipnotesError: an unknown notebook or a bad value.
     """
     notebook = _source(name)
     missing = [p.name for p in notebook.parameters if p.name not in namespace]
     if missing:
         raise ClipnotesError(f"Parameter {missing[0]} has no value: run the parameters cell first.")
-    values = check(notebook.parameters, {p.name: namespace[p.name] for p in notebook.parameters})
+    values = check(notebook.parameters, in_names(full_name, {p.name: namespace[p.name] for p in notebook.parameters}))
     seeds = values.get("seeds") or [0]
     seed_everything(values.get("seed", seeds[0]))
     use_style()
+    shown = in_names(short_name, values)
+    namespace.update({name: value for name, value in shown.items() if value != values[name]})
     run = Run(notebook, values)
     run.describe()
     return run
@@ -89,7 +95,7 @@ class Run:
         _follow_cells(self)
 
     def describe(self):
-        """Show the parameters, changed ones marked in words, and the versions."""
+        """Show the parameters, changed ones marked in words, the versions, what untrained weights mean, and splits."""
         defaults = {p.name: p.default for p in self.notebook.parameters}
         rows = []
         for parameter in self.notebook.parameters:
@@ -109,6 +115,23 @@ class Run:
             f"<th>meaning</th></tr></thead><tbody>{cells}</tbody></table><p>{escape(used)}</p>"
         )
         show(f"Parameters of this run\n{text}\n{used}", html=html)
+        if self.parameters.get("pretrained") == "random":
+            show(UNTRAINED, html=f"<p><strong>{escape(UNTRAINED)}</strong></p>")
+        splits = self._splits()
+        if len(splits):
+            show_table(splits, "Splits of the data sets that are not built in.", rows=40)
+
+    def _splits(self):
+        """Which split each data set of the parameters has, where there is more than one."""
+        from clipnotes.data.manifests import load_manifest
+        from clipnotes.data.splits import which_split
+
+        names = [self.parameters[p.name] for p in self.notebook.parameters if p.domain == "dataset"]
+        names = dict.fromkeys(name for value in names for name in (value if isinstance(value, list) else [value]) if name)
+        manifests = {name: load_manifest(name) for name in names}
+        data_root = self.parameters.get("data_root", "data")
+        return pd.DataFrame([{"data set": short_name(name), "split": which_split(manifest, data_root)}
+                             for name, manifest in manifests.items() if not manifest.built_in])
 
     def record(self, *, metric, value, **keys):
         """Add one tidy row.
@@ -125,7 +148,7 @@ class Run:
                 f"The value of {metric} is {value!r}, but must be a single number."
             ) from None
         scalars = {key: v for key, v in self.parameters.items() if key in KEYS and not isinstance(v, list)}
-        row = {"notebook": self.notebook.name} | scalars | keys | {"metric": metric, "value": number}
+        row = {"notebook": self.notebook.name} | in_names(short_name, scalars) | keys | {"metric": metric, "value": number}
         self._rows.append((row, self._cell))
         self._unsaved = True
         if get_ipython() is None:  # no cell whose end could be awaited
@@ -254,7 +277,9 @@ def _follow_cells(run):
 
 
 def _short(value):
-    return short_path(value) if isinstance(value, str) and Path(value).is_absolute() else str(value)
+    if isinstance(value, str) and Path(value).is_absolute():
+        return short_path(value)
+    return str(in_names(lambda name: f"folder:{short_name(name)}" if is_folder(name) else name, value))
 
 
 def read_facts(out):

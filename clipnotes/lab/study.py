@@ -1,6 +1,7 @@
 """The series in order, headless: presets, resuming, a summary and a contents page."""
 
 import os
+import re
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,7 +13,7 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.lab.commit import commit_outputs
 from clipnotes.lab.contents import write_contents
 from clipnotes.lab.execute import completed, overrides, run_notebook
-from clipnotes.lab.parameters import load_yaml
+from clipnotes.lab.parameters import read_values
 from clipnotes.lab.series import find, series
 from clipnotes.paths import notebooks_dir
 
@@ -22,7 +23,7 @@ def study(preset="pocket", only=(), resume=False, out="runs/study", update=False
 
     preset: a file of notebooks/presets. only: numbers or names, empty for all. resume: keep complete ones.
     update: write the outputs back into the notebooks (see `commit_outputs`). jobs: notebooks at a time, each in a process
-    of its own; they start in order and give the same numbers as one by one. Everything is checked before
+    of its own; they start in order and give the same numbers as one by one with as many threads. Everything is checked before
     anything runs; a notebook that fails does not stop the rest. OUT/index.html is written after each one.
     """
     notebooks = [find(key) for key in only] if only else series()
@@ -57,14 +58,19 @@ def run_all(waiting, jobs, bar):
             yield notebook, run_notebook(notebook, parameters, folder, leave_bar=False)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run_beside_others, *each): each[0] for each in waiting}
+        running = {pool.submit(run_beside_others, jobs, *each): each[0] for each in waiting}
         for future in as_completed(running):
             bar.set_postfix_str(f"{running[future].name} done")
             yield running[future], future.result()
 
 
-def run_beside_others(notebook, parameters, folder):
-    """`run_notebook` in a process that shares its cores: threads of libraries that have nothing to do must sleep, not spin."""
+def run_beside_others(jobs, notebook, parameters, folder):
+    """`run_notebook` in one of `jobs` processes that share the cores.
+
+    Each has the threads that fall to it: more threads than cores wait for each other. Those that wait sleep, not spin. The
+    environment's own OMP_NUM_THREADS goes first.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return run_notebook(notebook, parameters, folder, progress=False)
 
@@ -83,18 +89,28 @@ def summary(results):
     return pd.DataFrame(rows).to_string(index=False)
 
 
+def preset_names():
+    """Return the names of all presets, the files notebooks/presets/NAME.yaml."""
+    names = sorted(path.stem for path in (notebooks_dir() / "presets").glob("*.yaml"))
+    return [name for name in names if not re.search(r"_\d\d$", name)]
+
+
 def read_preset(name):
     """Return {notebook name: checked parameters} for the whole series.
 
-    The file maps "*" to parameters for every notebook that has them, and a notebook's number to its own,
-    which go first. ClipnotesError: no such preset, notebook or parameter, or a bad value.
+    NAME.yaml maps "*" to parameters for every notebook that has them, and a notebook's number to its own, which go
+    first. NAME_NN.yaml, a file for `clipnotes run NN -f`, stands for the entry of notebook NN.
+    ClipnotesError: no such preset, notebook or parameter, a notebook in two places, or a bad value.
     """
     folder = notebooks_dir() / "presets"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
-        raise ClipnotesError(f"There is no preset {name!r}; {folder} has: {names}.")
-    content = load_yaml(path.read_text(encoding="utf-8")) or {}
+    if name not in preset_names():
+        raise ClipnotesError(f"There is no preset {name!r}; {folder} has: {', '.join(preset_names()) or 'none'}.")
+    content = read_values(folder / f"{name}.yaml")
+    for path in sorted(folder.glob(f"{name}_[0-9][0-9].yaml")):
+        number = path.stem[-2:]
+        if number in content:
+            raise ClipnotesError(f"Preset {name} sets notebook {number} in {name}.yaml and in {path.name}; keep one of them.")
+        content[number] = read_values(path)
     shared = content.pop("*", None) or {}
     own = {find(key).name: values or {} for key, values in content.items()}
     declared = {notebook.name: {p.name for p in notebook.parameters} for notebook in series()}
