@@ -6,7 +6,7 @@ OUT ?= runs/study
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install study test lab lint notebooks clean
+.PHONY: install study test lab lint notebooks sweeps clean
 
 install: $(STAMP)
 
@@ -36,6 +36,15 @@ lint: install
 notebooks: install
 	$(BIN)/clipnotes study --preset pocket --out runs --update
 	cp runs/02_intra_modal_overlap/figures/fig1_overlap.png notebooks/images/overlap.png
+
+# Runs the pocket grids, or goes on with them, and gathers the table that notebook 12 reads; an hour on two cores.
+sweeps: install
+	for grid in notebooks/grids/*.yaml; do \
+	  name=$$(basename $$grid .yaml); \
+	  $(BIN)/clipnotes sweep $$(sed -n 's/^notebook: "\(.*\)"/\1/p' $$grid) --grid $$grid --out runs/sweeps/$$name --rerun-stale \
+	    || exit 1; \
+	done
+	$(BIN)/clipnotes gather runs/sweeps --compact --out notebooks/sweeps/pocket.csv
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

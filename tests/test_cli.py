@@ -38,6 +38,7 @@ def test_list_shows_question_facts_and_parameters(toy_notebook, capsys):
         (("run", "01", "-p", "features=no.npz"), "Error: Parameter features is 'no.npz'"),
         (("run", "01", "-p", "out=x"), "Error: Parameter out is 'x', but is set by the option --out"),
         (("run", "09"), "Error: There is no notebook '09'"),
+        (("run", "01", "-f", "no.yaml"), "Error: There is no parameter file 'no.yaml': give a YAML file of lines `name:"),
         (("study", "--preset", "huge"), "Error: There is no preset 'huge'"),
         (("study", "--only", "01,09"), "Error: There is no notebook '09'"),
     ],
@@ -49,10 +50,24 @@ def test_mistakes_are_one_line_before_anything_runs(toy_notebook, capsys, argume
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.parametrize("content, message", [
+    ("shot: 2", "Error: Unknown parameter 'shot'; did you mean 'shots'?"),
+    ("shots: many", "Error: Parameter shots is 'many' (str), but must be int"),
+    ("[shots, 2]", "Error: Parameter file given.yaml holds a list, but must hold lines `name: value`."),
+    ("shots: [", "Error: Parameter file given.yaml is no valid YAML: while parsing"),
+])
+def test_a_parameter_file_is_as_strict(toy_notebook, capsys, content, message):
+    Path("given.yaml").write_text(content)
+    code, _, err = cli(capsys, "run", "01", "-f", "given.yaml")
+    assert code == 2 and err.startswith(message) and err.count("\n") == 1
+    assert [path.name for path in Path.cwd().iterdir()] == ["given.yaml"]
+
+
 def test_run_passes_parameters_and_reports_a_failure(toy_notebook, capsys):
     Path("bank.npz").touch()
     Path("01_toy.break").touch()
-    arguments = ("run", "01", "-p", "shots=2", "-p", "seeds=[5]", "-p", "features=bank.npz", "--out", "out")
+    Path("given.yaml").write_text("shots: 2\nseeds: [7, 8, 9]\n")  # an option goes before the file
+    arguments = ("run", "01", "-f", "given.yaml", "-p", "seeds=[5]", "-p", "features=bank.npz", "--out", "out")
     code, _, err = cli(capsys, *arguments)
     assert code == 1
     assert "01_toy failed: KeyError: 'broken" in err and "The executed notebook: out/notebook.ipynb" in err
@@ -90,13 +105,14 @@ def test_data_commands(monkeypatch, capsys):
     manifest = SimpleNamespace(
         title="Digits",
         splits={"train": 10, "test": 5},
-        classes=["0", "1"],
+        n_classes=2,
         licence="MIT",
         status=lambda root: root,
     )
     stub = SimpleNamespace(
         list_datasets=lambda: ["digits"],
         load_manifest=lambda name: manifest,
+        size_in_words=lambda manifest, root: "1,500 MB on disk",
         check_dataset=lambda name, root: [f"{root}/{name} is missing"] if root == "nowhere" else [],
     )
     monkeypatch.setitem(sys.modules, "clipnotes.data", stub)
@@ -108,6 +124,7 @@ def test_data_commands(monkeypatch, capsys):
         and "elsewhere" in out
         and "train 10, test 5" in out
         and "2 classes" in out
+        and "(MIT); 1,500 MB on disk" in out
     )
     assert cli(capsys, "data", "check", "digits")[:2] == (0, "digits is whole.\n")
     code, _, err = cli(capsys, "data", "check", "digits", "--data-root", "nowhere")

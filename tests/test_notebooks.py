@@ -9,20 +9,29 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 
 from clipnotes.lab.execute import run_notebook
+from clipnotes.lab.parameters import read_values
 from clipnotes.lab.series import find, series
-from clipnotes.lab.study import read_preset
+from clipnotes.lab.study import preset_names, read_preset
 from clipnotes.paths import checkout_dir
 
 ROOT = Path(__file__).parents[1]
-PRESETS = sorted(path.stem for path in (ROOT / "notebooks/presets").glob("*.yaml"))
+PRESETS = preset_names()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_fit_the_notebooks(preset):
     assert set(read_preset(preset)) == {notebook.name for notebook in series()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks/presets").glob("*_[0-9][0-9].yaml")), ids=lambda path: path.stem)
+def test_parameter_files_mean_the_same_to_papermill(path):
+    values = read_values(path)
+    assert papermill.iorw.read_yaml_file(str(path)) == values
+    assert values.items() <= read_preset(path.stem[:-3])[find(path.stem[-2:]).name].items()
 
 
 @pytest.mark.parametrize("name", [notebook.name for notebook in series()])
@@ -42,6 +51,24 @@ def test_notebook_runs_and_leaves_its_results(name, tmp_path):
     printed = "".join(out.text for out in streams)
     assert "close: no" not in printed  # every self-check of the notebook holds
     assert "Warning" not in printed
+
+
+ONE_CELL = {
+    "05": {"datasets": ["digits"], "source": "digits", "shifted": [], "shots": [1], "seeds": [1], "corrections": ["whitening"]},
+    "07": {"closely": ["digits"], "four": [], "datasets": [], "noise_rates": [0.5], "seeds": [2], "finetuning_seeds": [],
+           "shots": 4, "epochs": 1},
+}
+
+
+@pytest.mark.parametrize("number", ONE_CELL)
+def test_one_cell_of_a_grid_runs_and_claims_no_interval(number, tmp_path):
+    """One data set, one seed, one noise rate: numbers are recorded, takeaways say that they are single ones."""
+    facts = run_notebook(find(number), ONE_CELL[number], tmp_path, leave_bar=False, page=False)
+    assert facts["status"] == "complete", facts.get("error")
+    results = pd.read_csv(tmp_path / "results.csv")
+    assert (results["metric"] == "accuracy").sum() >= 4 and set(results["dataset"].dropna()) == {"digits"}
+    takeaways = " ".join(facts["takeaways"])
+    assert re.search("no interval|want of an interval", takeaways) and not re.search("nan|± ", takeaways)
 
 
 def test_overlap_of_real_features(shared, tmp_path):
@@ -88,6 +115,9 @@ NEEDS_MORE = {  # commands that need a network, a data set, an hour, or run othe
     "clipnotes run 02 -p model=ViT-B-32 -p pretrained=openai -p dataset=oxford_pets -p datasets=[oxford_pets,dtd] "
     "-p data_root=data",
     "papermill notebooks/02_intra_modal_overlap.ipynb out.ipynb -p dataset pocket-textures",
+    "clipnotes sweep 07 --grid ptnl_fig1 --out runs/fig1 --workers 2", "clipnotes sweep 07 --grid ptnl_fig1 --out runs/fig1 --resume",
+    "clipnotes gather runs/fig1", "clipnotes table runs/fig1 --like ptnl:fig1",
+    "clipnotes run 12 -p sweeps=[runs/fig1/gathered.csv] --out runs/figures",
 }
 
 

@@ -60,6 +60,12 @@ def test_every_cell_is_there_once_and_equal_labels_are_shared(clip, bank):
     assert table["accuracy"].between(0, 1).all() and (table["noise_rate"] == table["true_rate"]).all()
 
 
+def test_no_data_sets_and_no_wrong_labels_leave_a_table_of_the_same_form(clip, bank):
+    empty = noisy_accuracies(clip, {}, ["Linear Probe"], progress=False)
+    clean = noisy_accuracies(clip, {"x": bank}, ["Linear Probe"], rates=(0.0,), seeds=(1,), shots=2, epochs=1, progress=False)
+    assert list(empty) == list(clean) and empty.empty and clean["memorised"].isna().all() and clean["memorised"].dtype == float
+
+
 def test_each_method_is_the_one_fitted_by_hand(clip, bank):
     noisy = noisy_shots(bank, 4, 0.5, seed=2)
     x, y, test = bank.train_x[noisy.indices], noisy.labels, bank.split("test")

@@ -19,6 +19,8 @@ from clipnotes.methods.prompts_training import fit_many
 from clipnotes.methods.recipes import build, settings
 from clipnotes.methods.zero_shot import ZeroShot
 
+COLUMNS = ["dataset", "method", "loss", "noise_kind", "noise_rate", "true_rate", "seed", "accuracy", "memorised"]
+
 
 def noisy_shots(bank, shots, rate, kind="uniform", seed=1):
     """`NoisyLabels` of `shots` training images a class of a bank, drawn with `seed`; indices: rows of its training split.
@@ -105,7 +107,7 @@ def accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look, spl
             wrong = noisy.is_noisy
             memorised = model.score(look(bank, "train", noisy.indices[wrong]), noisy.labels[wrong]) if wrong.any() else None
             rows.append(job | {"accuracy": model.score(x, y), "memorised": memorised})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"memorised": float})
 
 
 def fit_all(models, bank, given, progress=True):

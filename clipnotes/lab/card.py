@@ -4,6 +4,7 @@ import json
 
 from clipnotes.backbone.clip import POCKET
 from clipnotes.files import atomic_write
+from clipnotes.lab.tables import markdown
 
 INTRODUCTION = """# Model card: {names}
 
@@ -37,7 +38,7 @@ def write_card(path, tables):
             f"`clipnotes pocket pretrain {model}`; " + training(WEIGHTS / model, "pairs"),
             "Test accuracy in %, with 16 images a class as mean and standard deviation over three draws of the images "
             "(`clipnotes pocket show` prints the same):\n",
-            markdown(table),
+            markdown(table.reset_index()),
         ]
     for path in sorted(WEIGHTS.glob("*-classifier.safetensors")):
         parts += [
@@ -59,11 +60,3 @@ def training(path, what):
     return (f"recipe: {recipe}. AdamW (0.9, 0.98), gradients clipped at 1, bfloat16 autocast. {record['pairs']:,} {what} in "
             f"{record['minutes']:.0f} minutes on {record['threads']} CPU thread(s) of a shared machine, torch "
             f"{record['torch']}. Final loss {record['loss'][-1][1]:.2f}. File: {size:.1f} MB.\n")
-
-
-def markdown(table):
-    """A DataFrame as a Markdown table, its index as the first column."""
-    rows = table.reset_index().astype(str).values.tolist()
-    head = [table.index.name, *table.columns]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -44,18 +44,20 @@ def list_():
 
 @cli.command()
 @click.argument("notebook")
-@click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; lists as [a,b].")
+@click.option("-f", "--parameters", "file", metavar="FILE", help="A YAML file of parameters, such as presets/paper_02.yaml.")
+@click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, before those of the file; lists as [a,b].")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder of the results [default: runs/NAME].")
 @click.option("--resume", is_flag=True, help="Keep a complete run of the same code, parameters and version.")
-def run(notebook, pairs, out, resume):
+def run(notebook, file, pairs, out, resume):
     """Run NOTEBOOK (02, or its name) with strict parameters."""
     from clipnotes.lab.execute import completed, overrides, run_notebook
-    from clipnotes.lab.parameters import parse
+    from clipnotes.lab.parameters import parse, read_values
     from clipnotes.lab.series import find
 
     notebook = find(notebook)
     out = Path(out or f"runs/{notebook.name}")
-    parameters = overrides(notebook, parse(notebook.parameters, _split(pairs)))
+    values = (read_values(file) if file else {}) | parse(notebook.parameters, _split(pairs))
+    parameters = overrides(notebook, values)
     if resume and completed(notebook, parameters, out):
         click.echo(f"Already complete: {out}")
         return
@@ -94,6 +96,78 @@ def study(preset, only, resume, out, update, jobs):
         sys.exit(1)
 
 
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@click.option("--out", type=click.Path(dir_okay=False), help="File of the table [default: gathered.csv in the first DIR].")
+@click.option("--compact", "brief", is_flag=True, help="Keep only what the exhibits of the papers need.")
+def gather(folders, out, brief):
+    """Gather all runs in folders (of sweeps, studies, single runs) into one tidy table."""
+    from clipnotes.lab import gather as lab_gather
+    from clipnotes.lab.compact import compact
+
+    table = lab_gather.gather(folders)
+    table = compact(table) if brief else table
+    files = lab_gather.write_gathered(table, out or Path(folders[0]) / "gathered.csv")
+    runs = table.drop_duplicates("run")["status"].value_counts()
+    click.echo(f"{', '.join(f'{n} {status}' for status, n in runs.items())}; {table['metric'].notna().sum()} numbers: "
+               f"{', '.join(map(str, files))}")
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="DIR...")
+@click.option("--like", required=True, help="An exhibit of the papers, such as ptnl:table1 or imo:main.")
+@click.option("--format", "format_", type=click.Choice(["markdown", "csv", "latex"]), default="markdown", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False), help="Write the table to this file, too.")
+def table(sources, like, format_, out):
+    """Print runs (folders, or files of `clipnotes gather`) as a table of the papers, their numbers beside ours."""
+    from clipnotes.files import atomic_write
+    from clipnotes.lab import tables
+    from clipnotes.lab.gaps import gap_lines
+    from clipnotes.lab.gather import read_gathered
+
+    gathered = read_gathered(sources)
+    text = tables.written(tables.exhibit(gathered, like), format_)
+    click.echo(text)
+    if out:
+        with atomic_write(out) as stream:
+            stream.write(text)
+    for line in gap_lines(gathered, like):
+        click.echo(line, err=True)
+
+
+@cli.command()
+@click.argument("notebook")
+@click.option("--grid", required=True, metavar="FILE", help="A YAML file of parameters, or a name of notebooks/grids.")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the runs.")
+@click.option("--scale", type=click.Choice(["pocket", "paper"]), default="pocket", show_default=True)
+@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler; its workers must see OUT and the data.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes on this machine [default: one a core].")
+@click.option("--resume", is_flag=True, help="Run what is missing or failed in OUT.")
+@click.option("--rerun-stale", is_flag=True, help="Resume, and run again what other code or another version made.")
+@click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Further attempts at a failed run.")
+@click.option("--dry-run", is_flag=True, help="Only say what would run and how long it would take.")
+def sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, dry_run):
+    """Run NOTEBOOK over a grid of parameters, many runs at a time."""
+    from clipnotes.lab import sweep as lab_sweep
+    from clipnotes.lab.series import find
+
+    notebook = find(notebook)
+    if dry_run:
+        click.echo(lab_sweep.describe(lab_sweep.plan(notebook, grid, out, scale), workers, rerun_stale))
+        return
+    try:
+        failed = lab_sweep.sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, click.echo)
+    except KeyboardInterrupt:
+        click.echo("Stopped. What is done is kept; go on with --resume.", err=True)
+        sys.exit(130)
+    for label, error in failed.items():
+        click.echo(f"failed: {label}: {error}", err=True)
+    if failed:
+        click.echo(f"{len(failed)} runs failed; their notebooks: {Path(out) / 'runs'}. Try again with --resume.", err=True)
+        sys.exit(1)
+    click.echo(f"Finished without a failure: {out}")
+
+
 @cli.group()
 def data():
     """The data sets."""
@@ -107,14 +181,14 @@ _DATA_ROOT = click.option(
 @data.command(name="list")
 @_DATA_ROOT
 def data_list(data_root):
-    """Every data set with its counts, licence and whether it is here."""
-    from clipnotes.data import list_datasets, load_manifest
+    """Every data set with its counts, licence, size and whether it is here."""
+    from clipnotes.data import list_datasets, load_manifest, size_in_words
 
     for name in list_datasets():
         manifest = load_manifest(name)
         splits = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
-        click.echo(f"{name:<24} {manifest.status(data_root):<8} {len(manifest.classes):>4} classes  {splits}")
-        click.echo(f"    {manifest.title} ({manifest.licence})")
+        click.echo(f"{name:<24} {manifest.status(data_root):<8} {manifest.n_classes:>4} classes  {splits}")
+        click.echo(f"    {manifest.title} ({manifest.licence}); {size_in_words(manifest, data_root)}")
 
 
 @data.command(name="check")
@@ -124,12 +198,92 @@ def data_check(name, data_root):
     """Check that data set NAME is whole."""
     from clipnotes.data import check_dataset
 
-    problems = check_dataset(name, data_root)
+    _fail(check_dataset(name, data_root))
+    click.echo(f"{name} is whole.")
+
+
+@data.command(name="fetch")
+@click.argument("name")
+@_DATA_ROOT
+def data_fetch(name, data_root):
+    """Download data set NAME, or say how to get it; a broken-off download goes on."""
+    from clipnotes.data.download import DownloadError
+    from clipnotes.data.fetch import fetch
+
+    try:
+        fetch(name, data_root, click.echo)
+    except DownloadError as error:
+        _fail([error])
+
+
+@data.command(name="open-images")
+@click.option("--images-csv", type=click.Path(dir_okay=False), help="Addresses, with the column Rotation.")
+@click.option("--labels-csv", type=click.Path(dir_okay=False), help="Image labels verified by people.")
+@click.option("--classes-csv", type=click.Path(dir_okay=False), help="Class descriptions.")
+@click.option("--n-classes", type=click.IntRange(min=1), help="Classes to draw.")
+@click.option("--per-class", type=click.IntRange(min=1), help="Training images of each.")
+@click.option("--seed", default=1, show_default=True, help="Of the draw.")
+@click.option("--exclude", multiple=True, metavar="DATASET", help="Leave out the class names of this data set; repeatable.")
+@click.option("--from", "list_csv", type=click.Path(dir_okay=False),
+              help="Draw nothing: fetch the images of this list (open_images.csv, or columns ImageID and DisplayName).")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder to make, such as data/open_images.")
+def data_open_images(list_csv, images_csv, out, **draw):
+    """Make a generic data set from Open Images: a draw by seed from its official CSV files, or the images of a list."""
+    from clipnotes.data.download import DownloadError
+    from clipnotes.data.open_images import build_subset, rebuild_subset
+
+    needed = {"--images-csv": images_csv} | {f"--{name.replace('_', '-')}": draw[name]
+                                             for name in ("labels_csv", "classes_csv", "n_classes", "per_class")}
+    missing = [option for option, value in needed.items() if value is None]
+    if missing and not list_csv:
+        raise ClipnotesError(f"{', '.join(missing)} is missing; give all of {', '.join(needed)}, or a list with --from.")
+    if list_csv and (extra := [option for option in list(needed)[1:] if option not in missing]):
+        raise ClipnotesError(f"{', '.join(extra)} has no meaning with --from, which fetches exactly the list; leave it out.")
+    try:
+        problems = (rebuild_subset(list_csv, out, images_csv, click.echo) if list_csv
+                    else build_subset(images_csv, out=out, report=click.echo, **draw))
+    except DownloadError as error:
+        problems = [error]
+    _fail(problems)
+
+
+def _fail(problems):
+    """Print problems on stderr and leave with exit code 1, if there are any."""
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
         sys.exit(1)
-    click.echo(f"{name} is whole.")
+
+
+@cli.command()
+@click.option("--dataset", required=True, metavar="NAME", help="A data set, a manifest's file, or folder:PATH of images.")
+@click.option("--model", default="pocket-vit", show_default=True, help="pocket-vit, pocket-rn or a model of open_clip.")
+@click.option("--pretrained", help="Weights, a tag or a file [default: the usual ones].")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="File to write, .npz or .safetensors.")
+@_DATA_ROOT
+@click.option("--shots", default=0, show_default=True, type=click.IntRange(min=0), help="Training images a class, 0 for all.")
+@click.option("--seed", default=1, show_default=True, help="Of the draw of the shots, and of the views.")
+@click.option("--views", default=1, show_default=True, type=click.IntRange(min=1),
+              help="Random views of every training image, 1 for the plain one.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option("--workers", type=click.IntRange(min=0),
+              help="Processes that read images [default: all cores but one beside a GPU, else one].")
+@click.option("--device", default="auto", show_default=True, help="A torch device: cpu, cuda, mps.")
+def features(dataset, model, pretrained, out, data_root, shots, seed, views, batch_size, workers, device):
+    """Encode a data set into FILE: features, labels, class names and text features, for the parameter `features`.
+
+    Features are kept in the cache, too; an encoding that was broken off goes on where it was.
+    """
+    from clipnotes.backbone import load_clip
+    from clipnotes.data import encode_task, load_task
+    from clipnotes.data.features import check_file_name
+
+    check_file_name(out)  # before the work
+    task = load_task(dataset, shots, seed, data_root)
+    bank = encode_task(load_clip(model, pretrained, device), task, batch_size, workers=workers, views=views, view_seed=seed)
+    bank.save(out)
+    shapes = ", ".join(f"{split} {'x'.join(map(str, x.shape))}" for split, x in bank.splits().items())
+    click.echo(f"{out}: {shapes}, {bank.n_classes} classes")
 
 
 @cli.group()

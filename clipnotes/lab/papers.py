@@ -16,6 +16,7 @@ _ALIASES = {
     "clipprompttuning": "prompttuning",
     "coop": "prompttuning",
     "cliplinearprobe": "linearprobe",
+    "imagenetfinetuning": "imagefinetuning",
 }
 _SHOWN = ["item", "dataset", "backbone", "method", "loss", "shots", "noise_rate", "metric"]
 
@@ -40,18 +41,24 @@ def compare(paper, records, item, **filters):
     differ: theirs is in the column backbone, ours in our_model.
     ClipnotesError: no row fits; it lists what there is.
     """
+    rows = known_numbers(paper, item, **filters)
+    ours = pd.DataFrame([_ours(row, records) for row in rows.to_dict("records")], index=rows.index)
+    paper_value = rows.apply(lambda row: with_spread(row["value"], row["std"], row["n_seeds"]), axis=1)
+    return pd.concat(
+        [rows[_SHOWN], paper_value.rename("paper"), rows["status"], ours, rows["note"]], axis=1
+    ).reset_index(drop=True)
+
+
+def known_numbers(paper, item, **filters):
+    """The paper's rows that `item` and `filters` choose, as text: see `compare`."""
     rows = paper_numbers(paper)
     words = re.compile(rf"(?<!\w){re.escape(item)}(?!\w)", re.IGNORECASE)
     rows = _chosen(rows, "item", item, rows["item"].map(lambda text: bool(words.search(text))))
     for column, value in filters.items():
         if column not in rows:
             raise ClipnotesError(f"Unknown filter {column!r}; the columns are: {', '.join(rows.columns)}.")
-        rows = _chosen(rows, column, value, rows[column].map(_name) == _name(value))
-    ours = pd.DataFrame([_ours(row, records) for row in rows.to_dict("records")], index=rows.index)
-    paper_value = rows.apply(lambda row: _with_spread(row["value"], row["std"], row["n_seeds"]), axis=1)
-    return pd.concat(
-        [rows[_SHOWN], paper_value.rename("paper"), rows["status"], ours, rows["note"]], axis=1
-    ).reset_index(drop=True)
+        rows = _chosen(rows, column, value, rows[column].map(plain_name) == plain_name(value))
+    return rows
 
 
 def _chosen(rows, column, value, mask):
@@ -69,22 +76,23 @@ def _ours(row, records):
     values = records["value"] * (100 if "accuracy" in row["metric"] else 1)
     spread = f"{values.std():.2f}" if len(values) > 1 else ""
     models = ", ".join(dict.fromkeys(map(str, records["model"])))
-    return {"ours": _with_spread(f"{values.mean():.2f}", spread, len(values)), "our_model": models}
+    return {"ours": with_spread(f"{values.mean():.2f}", spread, len(values)), "our_model": models}
 
 
 def _matches(row, record):
     return (
         row["metric"] == record["metric"]
-        and _name(row["dataset"]) == _name(record["dataset"])
-        and _name(row["method"]) == _name(record["method"])
+        and plain_name(row["dataset"]) == plain_name(record["dataset"])
+        and plain_name(row["method"]) == plain_name(record["method"])
         # where no loss is stated, it is the ordinary one
-        and (_name(row["loss"]) or "ce") == (_name(record["loss"]) or "ce")
+        and (plain_name(row["loss"]) or "ce") == (plain_name(record["loss"]) or "ce")
         and _number(row["shots"]) == _number(record["shots"])
         and _number(row["noise_rate"]) == round(100 * _number(record["noise_rate"]), 6)
     )
 
 
-def _name(value):
+def plain_name(value):
+    """A name without case, punctuation and what the papers call it: equal for what is the same."""
     stated = value is not None and value == value  # pandas has NaN where a record lacks a key
     plain = re.sub(r"[^a-z0-9+]", "", str(value).lower()) if stated else ""
     return _ALIASES.get(plain, plain)
@@ -95,5 +103,6 @@ def _number(value):
     return 0.0 if value is None or value == "" or value != value else float(value)
 
 
-def _with_spread(value, spread, n):
+def with_spread(value, spread, n):
+    """"value ± spread (n 4)" of texts, without what is empty."""
     return f"{value} ± {spread}" * bool(spread) + f"{value}" * (not spread) + f" (n {n})" * bool(n)

@@ -1,0 +1,28 @@
+"""A gathered table without what no exhibit of the papers needs: small enough for a repository."""
+
+from clipnotes.lab.gather import FACTS
+from clipnotes.lab.layouts import LAYOUTS
+from clipnotes.lab.run import COLUMNS, KEYS
+from clipnotes.lab.tables import records_of, told_by_results
+
+
+def compact(table):
+    """Return the rows and columns that the exhibits of `layouts` are made of, values to five digits.
+
+    Rows of runs that are not complete stay. Of the parameters those stay that differ between the runs of a notebook, for a
+    complete run only where its results do not name the same themselves.
+    """
+    kept = set(table.index[table["metric"].isna()]).union(*(records_of(table, what).index for what in LAYOUTS.values()))
+    table = table.loc[sorted(kept)]
+    parameters = [name for name in table if name.startswith("p_")]
+    varied = table.groupby("notebook")[parameters].nunique(dropna=False).max()
+    parameters = [name for name in parameters if varied[name] > 1]
+    told = [name for name in parameters if name.removeprefix("p_") in KEYS or told_by_results(table, name)]
+    table.loc[table["status"] == "complete", told] = None
+    used = {column for what in LAYOUTS.values() for column in (*what.rows, what.across)}
+    facts = [name for name in FACTS if name in FACTS[:3] or table[name].nunique() > 1]
+    further = [name for name in table if name in used - {*COLUMNS}] + facts
+    columns = [*COLUMNS, *further, *(name for name in parameters if table[name].notna().any())]
+    short = table["run"].str.rsplit("/").str[-1]  # the ids of sweeps differ without their folders
+    table["run"] = short if short.nunique() == table["run"].nunique() else table["run"]
+    return table[columns].assign(value=[float(f"{value:.5g}") for value in table["value"]]).reset_index(drop=True)

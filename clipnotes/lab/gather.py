@@ -1,0 +1,200 @@
+"""Many runs as one tidy table: a row a measured number, beside it the status, time, version and parameters of its run."""
+
+import json
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.files import atomic_write
+from clipnotes.lab.run import COLUMNS
+from clipnotes.lab.series import find
+
+FACTS = ["run", "status", "seconds", "version", "error"]
+_RANKS = ["complete", "failed", "running", "missing"]  # of several records of one run, the first of these counts
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run as found on disk; folder is None where a sweep plans it and nothing is there yet."""
+
+    name: str
+    folder: Path | None
+    notebook: str
+    status: str
+    parameters: dict
+    seconds: float | None = None
+    version: str = ""
+    error: str = ""
+
+    @property
+    def measure(self):
+        """What it computes, version aside: notebook and parameters as one text."""
+        return json.dumps([self.notebook, self.parameters], sort_keys=True)
+
+
+def gather(folders, progress=True):
+    """Return one table of all runs in `folders` and below: sweeps, studies, single runs. Hidden folders are unfinished.
+
+    Columns: those of results.csv; run (folder, as seen from the one given), status, seconds, version (of clipnotes), error; and
+    every effective parameter as p_NAME, lists as JSON. The prefix is there always, since dataset, shots and others are
+    columns of the results, too; `out` is left out. A run that is not complete has one row with its status and no metric:
+    failed, running (stopped in the middle), or missing (planned by a sweep.json). Runs of the same notebook, parameters and
+    version count once.
+    ClipnotesError: no such folder, no runs, or a file that cannot be read.
+    """
+    found = once([run for folder in folders for run in runs_in(Path(folder), len(folders) > 1)])
+    if not found:
+        raise ClipnotesError(f"There are no runs in {', '.join(map(str, folders))}: give the folder that clipnotes run, study "
+                             "or sweep wrote with --out; a run has a file run.json.")
+    bar = tqdm(found, desc="gather", unit="run", disable=None if progress else True, leave=False)
+    rows = [row for run in bar for row in rows_of(run)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    further = [c for c in columns if c not in [*COLUMNS, *FACTS] and not c.startswith("p_")]
+    order = [*COLUMNS, *further, *FACTS, *[c for c in columns if c.startswith("p_")]]
+    return _parsed(StringIO(_text(pd.DataFrame(rows, columns=order))))
+
+
+def runs_in(folder, several=False):
+    """Every `Recorded` in a folder and below: those of a sweep in its order, then those that it plans and that are not there.
+
+    several: name them after the folder, too.
+    """
+    if not folder.is_dir():
+        raise ClipnotesError(f"There is no folder {folder}: give the --out of clipnotes run, study or sweep.")
+    runs, planned, places = [], [], {}
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(path)
+        parts = [part for part in here.relative_to(folder).parts if part != "runs"]
+        parts = [folder.absolute().name] * several + parts
+        if "run.json" in files:
+            runs.append(_recorded(here, "/".join(parts) or folder.absolute().name))
+        if "sweep.json" in files:
+            sweep = _json(here / "sweep.json", {"notebook": str, "runs": list})
+            places |= {here / "runs" / run["id"]: place for place, run in enumerate(sweep["runs"], len(places))}
+            planned += _planned(here, sweep, parts)
+    return sorted(runs, key=lambda run: places.get(run.folder, len(places))) + planned
+
+
+def once(runs):
+    """Runs without repetitions: of one notebook, parameters and version the record that got farthest, in the order found."""
+    done = {run.measure for run in runs if run.status == "complete"}
+    found = [run for run in runs if run.version or run.measure not in done]  # planned, or stopped before it knew its version
+    best = {}
+    for run in sorted(found, key=lambda run: _RANKS.index(run.status)):
+        best.setdefault((run.measure, run.version), run)
+    chosen = {id(run) for run in best.values()}
+    return [run for run in runs if id(run) in chosen]
+
+
+def rows_of(run):
+    """The rows of a run, as dicts: those of its results.csv with its facts beside them, or one without a metric."""
+    rows = _results(run.folder).to_dict("records") if run.status == "complete" else []
+    facts = {"run": run.name, "status": run.status, "seconds": run.seconds, "version": run.version, "error": run.error}
+    texts = {f"p_{name}": json.dumps(value) if isinstance(value, list) else value for name, value in run.parameters.items()}
+    return [row | facts | texts for row in rows or [{"notebook": run.notebook}]]
+
+
+def write_gathered(table, path):
+    """Write the table as CSV to `path`, and as Parquet beside it where pyarrow is installed; return the files."""
+    path = Path(path)
+    if path.suffix != ".csv":
+        raise ClipnotesError(f"The table's file is {str(path)!r}, but must end in .csv.")
+    with atomic_write(path) as stream:
+        stream.write(_text(table))
+    if find_spec("pyarrow") is None:
+        return [path]
+    with atomic_write(path.with_suffix(".parquet"), "wb") as stream:
+        table.to_parquet(stream)
+    return [path, path.with_suffix(".parquet")]
+
+
+def read_gathered(sources):
+    """Return the table of `sources`: folders of runs, gathered anew, and files that `write_gathered` wrote."""
+    sources = [Path(source) for source in sources]
+    files, folders = [s for s in sources if s.is_file()], [s for s in sources if not s.is_file()]
+    tables = [_read(file) for file in files] + ([gather(folders)] if folders else [])
+    return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+
+
+def _read(file):
+    try:
+        table = _parsed(file)
+    except (ValueError, pd.errors.ParserError) as error:
+        message = f"{file} cannot be read as a table ({_first_line(error)}): make it anew with clipnotes gather."
+        raise ClipnotesError(message) from None
+    missing = [column for column in [*COLUMNS, *FACTS[:3]] if column not in table]
+    if missing:
+        raise ClipnotesError(f"{file} has no column {missing[0]!r}: give a table that clipnotes gather wrote.")
+    return table
+
+
+def _text(table):
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _parsed(source):
+    """A table in memory has the types that its file has, whoever made it."""
+    table = pd.read_csv(source, low_memory=False)
+    counts = [name for name in ("shots", "seed", "epoch", "members") if name in table]  # whole numbers, with empty cells
+    return table.astype(dict.fromkeys(counts, "Int64"))
+
+
+def _recorded(folder, name):
+    facts = _json(folder / "run.json", {"notebook": str, "status": str, "parameters": dict})
+    if facts["status"] not in _RANKS[:3]:
+        raise ClipnotesError(f"{folder / 'run.json'} has the status {facts['status']!r}, but must have one of "
+                             f"{', '.join(_RANKS[:3])}: delete the folder or run it again.")
+    parameters = facts["parameters"] if facts["status"] == "complete" else _effective(facts["notebook"], facts["parameters"])
+    parameters = {name: value for name, value in parameters.items() if name != "out"}
+    return Recorded(name, folder, facts["notebook"], facts["status"], parameters,
+                    facts.get("seconds"), facts.get("versions", {}).get("clipnotes", ""), facts.get("error", ""))
+
+
+def _planned(folder, sweep, parts):
+    """What the sweep in a folder plans and has no folder yet."""
+    defaults = _effective(sweep["notebook"], {})
+    return [Recorded("/".join([*parts, run["id"]]), None, sweep["notebook"], "missing", defaults | run["parameters"])
+            for run in sweep["runs"] if not (folder / "runs" / run["id"] / "run.json").is_file()]
+
+
+def _effective(notebook, parameters):
+    """All parameters of a run: one that failed early and a planned one know only what they change."""
+    try:
+        return {p.name: p.default for p in find(notebook).parameters if p.name != "out"} | parameters
+    except ClipnotesError:  # a notebook of another series
+        return parameters
+
+
+def _json(path, needed):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ClipnotesError(f"{path} cannot be read ({_first_line(error)}): delete its folder or run it again.") from None
+    for name, kind in needed.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise ClipnotesError(f"{path} has no {name}, so it is damaged: delete its folder or run it again.")
+    return content
+
+
+def _results(folder):
+    path = folder / "results.csv"
+    try:
+        results = pd.read_csv(path)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise ClipnotesError(f"{path} cannot be read ({_first_line(error)}): delete its folder or run it again.") from None
+    missing = [column for column in COLUMNS if column not in results]
+    if missing or not pd.api.types.is_numeric_dtype(results["value"]) and len(results) or results["metric"].isna().any():
+        what = f"no column {missing[0]!r}" if missing else "a row without a metric or with a value that is no number"
+        raise ClipnotesError(f"{path} has {what}, so it is damaged: delete its folder or run it again.")
+    return results
+
+
+def _first_line(error):
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
