@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from web_server import WebServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +24,21 @@ def shared():
     if not folder.is_dir():
         pytest.skip("no shared reference data here: set CLIPNOTES_SHARED to its folder")
     return folder
+
+
+@pytest.fixture
+def caltech(shared, tmp_path):
+    """(manifest file, data root) of 180 real photographs of ten classes of Caltech-101."""
+    root = shared / "data" / "images"
+    file = "caltech-101/split_zhou_Caltech101.json"
+    splits = json.loads((root / file).read_text())
+    classes = dict(sorted((label, name.replace("_", " ")) for rows in splits.values() for _, label, name in rows))
+    path = tmp_path / "caltech-sample.yaml"
+    path.write_text(yaml.safe_dump({
+        "name": "caltech-sample", "title": "Photographs of Caltech-101", "task": "ten classes", "licence": "CC BY 4.0",
+        "classes": list(classes.values()), "templates": ["a photo of a {}."], "counts": {"train": 80, "val": 40, "test": 60},
+        "source": {"kind": "split-file", "images": "caltech-101/101_ObjectCategories", "file": file}}))
+    return path, root
 
 
 @pytest.fixture(scope="session", autouse=True)

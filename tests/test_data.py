@@ -328,27 +328,6 @@ def test_shots_of_image_files(pets):
 # --- real photographs ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def caltech(shared, tmp_path):
-    root = shared / "data" / "images"
-    splits = json.loads((root / "caltech-101" / "split_zhou_Caltech101.json").read_text())
-    classes = dict(sorted((label, name) for rows in splits.values() for _, label, name in rows))
-    path = write_manifest(
-        tmp_path,
-        {
-            "name": "caltech-sample",
-            "classes": [name.replace("_", " ") for name in classes.values()],
-            "counts": {"train": 80, "val": 40, "test": 60},
-            "source": {
-                "kind": "split-file",
-                "images": "caltech-101/101_ObjectCategories",
-                "file": "caltech-101/split_zhou_Caltech101.json",
-            },
-        },
-    )
-    return path, root
-
-
 def test_real_photographs_are_whole_and_encoded_by_a_large_network(caltech):
     from clipnotes.backbone import load_clip
 

@@ -86,6 +86,30 @@ def test_overlap_of_real_features(shared, tmp_path):
             assert accuracy == pytest.approx(0.447, abs=0.001)
 
 
+def test_real_photographs_and_a_large_network(caltech, tmp_path):
+    """An untrained RN50 on photographs: the whole way runs, accuracies are near chance, and every page says why."""
+    name, root = str(caltech[0]), str(caltech[1])
+    few = {"shots": [1, 4], "seeds": [1]}
+    trained = {"epochs": 2, "seeds": [1], "datasets": [name]}
+    settings = {
+        "01": {"dataset": name, "datasets": [name], "shots": 4, "seeds": [1]},
+        "02": {"dataset": name, "datasets": [name]},
+        "04": {"dataset": name, "datasets": [name], "generic": [name], "corrections": ["whitening"], **few},
+        "06": {"dataset": name, "class_seeds": [], **trained, "shots": [1, 4]},
+        "07": {"closely": [name], "four": [name], "models": ["RN50"], "noise_rates": [0.0, 0.5], "finetuning_seeds": [],
+               **trained, "shots": 4},
+    }
+    for number, values in settings.items():
+        values = {"pretrained": "random", "data_root": root} | ({} if "models" in values else {"model": "RN50"}) | values
+        facts = run_notebook(find(number), values, tmp_path / number, leave_bar=False)
+        assert facts["status"] == "complete", (number, facts.get("error"))
+        assert "Expect accuracies at chance" in (tmp_path / number / "notebook.html").read_text(encoding="utf-8")
+        results = pd.read_csv(tmp_path / number / "results.csv")
+        method = {"06": "Prompt Tuning", "07": "Prompt Tuning"}.get(number, "zero-shot")
+        found = results[(results["metric"] == "accuracy") & (results["method"].str.lower() == method.lower())]["value"]
+        assert len(found) and found.between(0, 0.35).all()  # ten classes, sixty images
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_committed_notebooks_are_executed_and_clean(path):
     notebook = nbformat.read(path, as_version=4)
@@ -115,7 +139,8 @@ NEEDS_MORE = {  # commands that need a network, a data set, an hour, or run othe
     "clipnotes run 02 -p model=ViT-B-32 -p pretrained=openai -p dataset=oxford_pets -p datasets=[oxford_pets,dtd] "
     "-p data_root=data",
     "papermill notebooks/02_intra_modal_overlap.ipynb out.ipynb -p dataset pocket-textures",
-    "clipnotes sweep 07 --grid ptnl_fig1 --out runs/fig1 --workers 2", "clipnotes sweep 07 --grid ptnl_fig1 --out runs/fig1 --resume",
+    "clipnotes sweep 07 --grid ptnl_fig1 --out runs/fig1 --workers 2",
+    "clipnotes sweep 07 --grid ptnl_fig1 --out runs/fig1 --resume",
     "clipnotes gather runs/fig1", "clipnotes table runs/fig1 --like ptnl:fig1",
     "clipnotes run 12 -p sweeps=[runs/fig1/gathered.csv] --out runs/figures",
 }

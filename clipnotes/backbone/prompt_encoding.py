@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from clipnotes.backbone.plain_prompts import PlainEncoder
 from clipnotes.backbone.text_towers import no_tree, text_tower, text_transformer
 
-GROUP = 32  # nodes that share their keys in attention: the quickest of 16, 32, 64 and 128 for RN50 with 100 classes
+GROUP = 32  # nodes that share their keys in attention: the quickest of 16, 32, 64 and 128 for RN50 with 100 classes (336 nodes)
+SMALL = 128  # nodes up to which a single group is quicker
 
 
 def prompt_encoder(clip, sequences, model=None, recompute=False):
@@ -108,7 +109,7 @@ class Tree:
 
 
 class Queries:
-    """Nodes [Q] whose states are wanted, in G groups of n = GROUP neighbours, with the k nodes that any of a group sees.
+    """Nodes [Q] whose states are wanted, in G groups of n neighbours, with the k nodes that any of a group sees.
 
     A class sees the common beginning and its own few tokens, so k is far below T, and attention costs Q k in place of Q T.
     rows [G, n]: positions in `nodes`, the last repeated to fill up; keys [G, k]: nodes; visible [G, n, k]: whether a node
@@ -116,7 +117,8 @@ class Queries:
     """
 
     def __init__(self, nodes, visible, device="cpu"):
-        rows = torch.arange(len(nodes) + -len(nodes) % GROUP).clamp(max=len(nodes) - 1).view(-1, GROUP)
+        n = GROUP if len(visible) > SMALL else len(nodes)
+        rows = torch.arange(len(nodes) + -len(nodes) % n).clamp(max=len(nodes) - 1).view(-1, n)
         visible = visible[nodes[rows]]  # [G, n, T]
         seen = visible.any(1)
         keys = seen.int().argsort(dim=1, descending=True, stable=True)[:, :seen.sum(1).max()]

@@ -23,7 +23,7 @@ def study(preset="pocket", only=(), resume=False, out="runs/study", update=False
 
     preset: a file of notebooks/presets. only: numbers or names, empty for all. resume: keep complete ones.
     update: write the outputs back into the notebooks (see `commit_outputs`). jobs: notebooks at a time, each in a process
-    of its own; they start in order and give the same numbers as one by one with as many threads. Everything is checked before
+    of its own; the longest start first, with the same numbers as one by one with as many threads. Everything is checked before
     anything runs; a notebook that fails does not stop the rest. OUT/index.html is written after each one.
     """
     notebooks = [find(key) for key in only] if only else series()
@@ -58,7 +58,8 @@ def run_all(waiting, jobs, bar):
             yield notebook, run_notebook(notebook, parameters, folder, leave_bar=False)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run_beside_others, jobs, *each): each[0] for each in waiting}
+        longest_first = sorted(waiting, key=lambda each: -each[0].facts.get("minutes", 0))  # none is left over alone
+        running = {pool.submit(run_beside_others, jobs, *each): each[0] for each in longest_first}
         for future in as_completed(running):
             bar.set_postfix_str(f"{running[future].name} done")
             yield running[future], future.result()
