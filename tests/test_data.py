@@ -344,3 +344,14 @@ def test_real_photographs_are_whole_and_encoded_by_a_large_network(caltech):
     rgb = Image.open(grey[0]).convert("RGB")
     torch.testing.assert_close(clip.encode_images([rgb]), features[:1], rtol=0, atol=1e-5)
     assert (features[0] - features[2]).abs().max() > 1e-3
+
+
+def test_pictures_are_drawn_once_for_all_runs(monkeypatch):
+    first = load_task("pocket-scenes").val.images
+    drawn = datasets.draw("pocket-scenes", "val")
+    monkeypatch.setattr(datasets, "draw", lambda name, split: pytest.fail("drawn again"))
+    again = load_task("pocket-scenes").val.images
+    assert again.dtype == np.uint8 and (again == drawn).all() and (first == drawn).all()
+    monkeypatch.setattr(datasets, "fingerprint", lambda: "another world")
+    with pytest.raises(pytest.fail.Exception, match="drawn again"):
+        load_task("pocket-scenes").val.images  # noqa: B018

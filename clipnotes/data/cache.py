@@ -25,7 +25,7 @@ def cache_dir():
 
 
 def cached(key, compute):
-    """A float32 tensor from the cache file of `key` (a JSON-able dict of all that shapes it), else computed and stored.
+    """A tensor from the cache file of `key` (a JSON-able dict of all that shapes it), else computed and stored.
 
     The file repeats the key and a checksum; one that is damaged or was made for another key is never used but replaced.
     Of several processes that need the same one, one computes and the others wait for it.

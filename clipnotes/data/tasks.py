@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from clipnotes.data.cache import FORMAT, cached
 from clipnotes.data.cifar import read_cifar
 from clipnotes.data.manifests import SPLITS, load_manifest
 from clipnotes.data.splits import class_names, split_rows, which_split
@@ -139,8 +140,14 @@ def load_built_in(manifest, split):
     if manifest.name not in datasets.RECIPES:
         raise ClipnotesError(f"manifest {manifest.path.name}: the pocket world has no data set {manifest.name!r}; "
                              f"it has {', '.join(datasets.RECIPES)}")
-    labels = datasets.labels(manifest.name, split)
-    return Split(labels, lambda: datasets.draw(manifest.name, split), f"{manifest.name} {split} {datasets.fingerprint()}")
+    source = f"{manifest.name} {split} {datasets.fingerprint()}"
+
+    def drawn():
+        """Pixels uint8 [N, H, W, 3]. Several notebooks want the same ones, and reading is far quicker than drawing."""
+        pixels = cached({"format": FORMAT, "pixels": source}, lambda: torch.from_numpy(datasets.draw(manifest.name, split)))
+        return pixels.numpy()
+
+    return Split(datasets.labels(manifest.name, split), drawn, source)
 
 
 def few_shot(labels, shots, seed, classnames=None):
