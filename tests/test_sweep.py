@@ -65,8 +65,12 @@ def grid(seeds):
 @contextmanager
 def command(*options):
     """`clipnotes sweep` in a session of its own, of which nothing is left afterwards."""
+    def heed_ctrl_c():  # which a test suite that runs in the background would pass on as ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     arguments = [sys.executable, "-m", "clipnotes.lab.cli", "sweep", "01", "--grid", "grid.yaml", "--out", "out", *options]
-    process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=heed_ctrl_c)
     try:
         yield process
     finally:
