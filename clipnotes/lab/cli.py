@@ -84,13 +84,13 @@ def _split(pairs):
 @click.option("--resume", is_flag=True, help="Keep complete runs of the same code, parameters and version.")
 @click.option("--out", default="runs/study", show_default=True, type=click.Path(file_okay=False))
 @click.option("--update", is_flag=True, help="Write the outputs back into the notebooks.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Notebooks at a time [default: 3, or 1 on a single core].")
+@click.option("--jobs", type=click.IntRange(min=1), help="Notebooks at a time [default: one a core, at most 3].")
 def study(preset, only, resume, out, update, jobs):
     """Run the series in order and write a contents page."""
     from clipnotes.lab import study as lab_study
 
     keys = [key.strip() for key in only.split(",") if key.strip()]
-    results = lab_study.study(preset, keys, resume, out, update, jobs or (3 if (os.cpu_count() or 1) > 1 else 1))
+    results = lab_study.study(preset, keys, resume, out, update, jobs or min(3, os.cpu_count() or 1))
     click.echo(lab_study.summary(results))
     click.echo(f"Contents: {Path(out) / 'index.html'}")
     if any(facts["status"] != "complete" for facts in results):
