@@ -23,8 +23,9 @@ study: install
 	$(BIN)/clipnotes study --preset pocket --out $(OUT)
 	@echo "Open $(OUT)/index.html"
 
+# One process a core, of one thread each (tests/conftest.py).
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --maxschedchunk 1
 
 lab: install
 	$(BIN)/jupyter lab notebooks

@@ -4,6 +4,9 @@ import json
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the processes of a parallel run share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import nbformat
 import pytest
 import yaml
@@ -43,9 +46,12 @@ def caltech(shared, tmp_path):
 
 @pytest.fixture(scope="session", autouse=True)
 def feature_cache(tmp_path_factory):
-    """One fresh feature cache for all tests; the user's own is never touched."""
+    """One fresh feature cache for all tests, in all processes; the user's own is never touched."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     patch = pytest.MonkeyPatch()
-    patch.setenv("CLIPNOTES_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("CLIPNOTES_CACHE", str(folder / "cache"))
     yield
     patch.undo()
 

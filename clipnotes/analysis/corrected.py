@@ -18,6 +18,7 @@ from clipnotes.backbone.adapters import AdaptedClip
 from clipnotes.data import FeatureBank, encode_task, load_task
 from clipnotes.data.cache import cache_dir
 from clipnotes.data.features import encode_split
+from clipnotes.data.manifests import SPLITS
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import lock
 from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
@@ -75,11 +76,13 @@ def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
 class EncodedSets:
     """Data sets as a CLIP encodes them. Adapters are trained on the generic set when first asked for, then kept on disk.
 
-    generic_shots: images a class of the generic set that are learnt from; 0 takes all.
+    generic_shots: images a class of the generic set that are learnt from; 0 takes all. splits: what of the data sets is
+    encoded.
     """
 
-    def __init__(self, clip, generic="pocket-generic", recipe="pocket", data_root="data", generic_shots=0, progress=True):
-        self.clip, self.recipe, self.data_root, self.progress = clip, recipe, data_root, progress
+    def __init__(self, clip, generic="pocket-generic", recipe="pocket", data_root="data", generic_shots=0, progress=True,
+                 splits=SPLITS):
+        self.clip, self.recipe, self.data_root, self.progress, self.splits = clip, recipe, data_root, progress, splits
         self.generic_task = load_task(generic, generic_shots, data_root=data_root)
         self.name, self.logit_scale = clip.name, clip.logit_scale
         self.encoders, self.banks = {None: clip}, {}
@@ -94,7 +97,7 @@ class EncodedSets:
         """The FeatureBank of a data set."""
         if (name, inside) not in self.banks:
             task = load_task(name, data_root=self.data_root)
-            self.banks[name, inside] = encode_task(self.encoder(inside), task, progress=self.progress)
+            self.banks[name, inside] = encode_task(self.encoder(inside), task, progress=self.progress, splits=self.splits)
         return self.banks[name, inside]
 
     def generic(self, inside=None):

@@ -158,15 +158,15 @@ def read_safetensors(path):
         return {key: file.get_tensor(key) for key in file.keys()} | lists  # noqa: SIM118
 
 
-def encode_task(clip, task, batch_size=64, progress=True, workers=None, views=1, crop=(0.08, 1.0), view_seed=1):
-    """The FeatureBank of a task under a CLIP, every split from the disk cache where it holds it, else encoded and kept.
+def encode_task(clip, task, batch_size=64, progress=True, workers=None, views=1, crop=(0.08, 1.0), view_seed=1, splits=SPLITS):
+    """The FeatureBank of a task under a CLIP, the splits named from the disk cache where it holds them, else encoded and kept.
 
     Features are raw, as `Clip.encode_images` returns them; `text` is the zero-shot classifier of the task's templates.
     views: with V > 1 the training images are encoded as V random views each, train_x [V, N, d]; crop, view_seed: see
     `Clip.encode_views`. Validation and test images always show their plain view. A killed encoding goes on where it was.
     """
     parts, options = {}, {"batch_size": batch_size, "progress": progress, "workers": workers}
-    for split in SPLITS:
+    for split in splits:
         part = getattr(task, split)
         parts[f"{split}_x"] = encode_split(clip, part, views if split == "train" else 1, crop, view_seed, **options)
         parts[f"{split}_y"] = part.labels

@@ -82,7 +82,8 @@ def train(recipe, parameters, batch_loss, n, n_views=1, after_epoch=None, desc="
     """
     from tqdm.auto import tqdm
 
-    optimiser = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+                                fused=True)  # tensor by tensor, steps took a fifth of the time of TEnc-FT
     order = zip(batch_rows(n, recipe.batch_size, recipe.epochs, recipe.seed),
                 batch_views(n_views, n, recipe.epochs, recipe.seed), strict=True)
     losses = []
