@@ -439,7 +439,7 @@ def test_files_that_are_not_these_prompts(clip, tmp_path):
     name = re.escape(str(path))
     with says(r"^cannot save prompts as p.npz; the name must end in \.safetensors$"):
         quick(clip).save(tmp_path / "p.npz")
-    with says(f"^prompt file {name} does not exist; check the path, or fit prompts and save them there$"):
+    with says(f"^{name} does not exist; check the path, or train prompts and save them there$"):
         PromptTuning.load(path, clip)
     quick(clip).save(path)
     stranger = load_clip("pocket-rn", "random")

@@ -14,16 +14,15 @@ import hashlib
 import json
 import math
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from clipnotes.backbone.clip import Clip, ImageReader
+from clipnotes.backbone.learnt_files import LearntFiles
 from clipnotes.errors import ClipnotesError
-from clipnotes.files import atomic_write
 
-FORMAT = "clipnotes adapters 1"
+FILES = LearntFiles("adapters", "clipnotes adapters 1", "AdaptedClip.save")
 
 
 class Bottleneck(nn.Module):
@@ -218,7 +217,7 @@ class AdaptedClip(Clip):
     @property
     def fingerprint(self):
         """Hash over the original's fingerprint and the adapters' recipe and weights as they are now."""
-        digest = hashlib.sha256(json.dumps([FORMAT, self.clip.fingerprint, self.adapters.recipe]).encode())
+        digest = hashlib.sha256(json.dumps([FILES.format, self.clip.fingerprint, self.adapters.recipe]).encode())
         for name, tensor in sorted(self.adapters.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -244,36 +243,21 @@ class AdaptedClip(Clip):
         return features[:, :self.dim].clone(), features[:, -self.dim:].clone()
 
     def save(self, path):
-        """Write the adapters (no weight of CLIP's) as .safetensors, whole or not at all, with their recipe, `trained`,
-        `losses` and the original's name and fingerprint. Raises ClipnotesError for another suffix."""
-        from safetensors.torch import save
-
-        if Path(path).suffix != ".safetensors":
-            raise ClipnotesError(f"cannot save adapters as {Path(path).name}; the name must end in .safetensors")
-        metadata = {"format": FORMAT, "recipe": json.dumps(self.adapters.recipe), "model": self.clip.name,
-                    "base": self.clip.fingerprint, "trained": json.dumps(self.trained), "losses": json.dumps(self.losses)}
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.adapters.state_dict().items()}
-        with atomic_write(path, "wb") as file:
-            file.write(save(tensors, metadata=metadata))
+        """Write the adapters (no weight of CLIP's) with their recipe, `trained` and `losses`; see `LearntFiles.save`."""
+        FILES.save(path, self.clip, self.adapters.state_dict(), recipe=self.adapters.recipe, trained=self.trained,
+                   losses=self.losses)
 
     @classmethod
     def load(cls, path, clip):
-        """The saved adapters on the CLIP that they were made for.
-
-        Raises ClipnotesError for a missing, damaged or foreign file and for another CLIP (weights or preprocessing).
-        """
-        metadata, tensors = read_adapters(path)
-        if metadata["base"] != clip.fingerprint:
-            raise ClipnotesError(f"the adapters in {path} belong to {metadata['model']} with fingerprint {metadata['base']}, "
-                                 f"not to {clip.name} with fingerprint {clip.fingerprint}; load the model that they belong to")
-        try:
-            adapters = Adapters(clip.model.visual, **json.loads(metadata["recipe"]))
+        """The saved adapters on the CLIP that they were made for; see `LearntFiles.load` for what is refused."""
+        def make(tensors, facts):
+            adapters = Adapters(clip.model.visual, **facts["recipe"])
             adapters.load_state_dict(tensors)
             adapted = cls(clip, adapters)
-            adapted.trained, adapted.losses = json.loads(metadata["trained"]), json.loads(metadata.get("losses", "[]"))
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise not_adapters(path, error) from error
-        return adapted
+            adapted.trained, adapted.losses = facts["trained"], facts["losses"]
+            return adapted
+
+        return FILES.load(path, clip, make)
 
 
 def attach(clip, adapters=None, **options):
@@ -286,25 +270,3 @@ def attach(clip, adapters=None, **options):
     if options:
         raise ClipnotesError(f"options {', '.join(options)} come with adapters that are already made; give one or the other")
     return AdaptedClip(clip, adapters)
-
-
-def read_adapters(path):
-    """(metadata, tensors) of a file of adapters."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise ClipnotesError(f"adapter file {path} does not exist; check the path, or train adapters and save them there")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise not_adapters(path, error) from error
-    if metadata.get("format") != FORMAT or not {"recipe", "base", "model", "trained"} <= set(metadata):
-        raise not_adapters(path, f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-    return metadata, tensors
-
-
-def not_adapters(path, reason):
-    reason = " ".join(str(reason).split())[:200]
-    return ClipnotesError(f"{path} does not hold adapters that can be read ({reason}); give a file that AdaptedClip.save wrote")

@@ -1,25 +1,23 @@
 """Prompt tuning (CoOp): learn the context words of class prompts, both encoders frozen (paper B, section 3 and eq. 2)."""
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from clipnotes.backbone.learnt_files import LearntFiles
 from clipnotes.backbone.prompt_encoding import prompt_encoder
 from clipnotes.backbone.text_towers import frame, text_transformer, token_ids, word_ids
 from clipnotes.errors import ClipnotesError
-from clipnotes.files import atomic_write
 from clipnotes.methods.inputs import not_negative, unit_features
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.prompts_training import fit_many, training_data
 from clipnotes.methods.sgd import generator
 
-FORMAT = "clipnotes-prompts-1"
+FILES = LearntFiles("prompts", "clipnotes-prompts-1", "PromptTuning.save")
 CHOICES = {"context": ("shared", "class"), "position": ("end", "middle", "front"),
            "learn": ("context", "classnames", "both"), "compat": (None, "reference")}
 
@@ -222,57 +220,18 @@ class PromptTuning:
         return table if self.context == "class" else table.drop(columns="class")
 
     def save(self, path):
-        """Write the prompts (no weight of CLIP's) as .safetensors, whole or not at all, with their settings and losses and
-        the CLIP's name and fingerprint. Raises ClipnotesError for another suffix."""
-        from safetensors.torch import save
-
-        if Path(path).suffix != ".safetensors":
-            raise ClipnotesError(f"cannot save prompts as {Path(path).name}; the name must end in .safetensors")
+        """Write the prompts (no weight of CLIP's) with their settings and losses; see `LearntFiles.save`."""
         settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "clip"}
-        metadata = {"format": FORMAT, "settings": json.dumps(settings, default=int), "losses": json.dumps(self.losses_),
-                    "model": self.clip.name, "base": self.clip.fingerprint}
-        with atomic_write(path, "wb") as file:
-            file.write(save({"learnt": self.learnt_.cpu().contiguous()}, metadata=metadata))
+        FILES.save(path, self.clip, {"learnt": self.learnt_}, settings=settings, losses=self.losses_)
 
     @classmethod
     def load(cls, path, clip):
-        """The saved prompts with the CLIP that they were learnt for.
+        """The saved prompts with the CLIP that they were learnt for; see `LearntFiles.load` for what is refused."""
+        def make(tensors, facts):
+            model, learnt = cls(clip, **facts["settings"]), tensors["learnt"]
+            if learnt.shape != model.learnt_.shape:
+                raise ValueError(f"shape {list(learnt.shape)} instead of {list(model.learnt_.shape)}")
+            model.learnt_, model.losses_ = learnt.to(model.learnt_), facts["losses"]
+            return model
 
-        Raises ClipnotesError for a missing, damaged or foreign file and for another CLIP (weights or preprocessing).
-        """
-        metadata, learnt = read_prompts(path)
-        if metadata["base"] != clip.fingerprint:
-            raise ClipnotesError(f"the prompts in {path} belong to {metadata['model']} with fingerprint {metadata['base']}, "
-                                 f"not to {clip.name} with fingerprint {clip.fingerprint}; load the model that they belong to")
-        try:
-            model = cls(clip, **json.loads(metadata["settings"]))
-            model.losses_ = json.loads(metadata["losses"])
-        except (TypeError, ValueError) as error:
-            raise not_prompts(path, error) from error
-        if learnt.shape != model.learnt_.shape:
-            raise not_prompts(path, f"shape {list(learnt.shape)} instead of {list(model.learnt_.shape)}")
-        model.learnt_ = learnt.to(model.learnt_)
-        return model
-
-
-def read_prompts(path):
-    """(metadata, learnt embeddings) of a file of prompts."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise ClipnotesError(f"prompt file {path} does not exist; check the path, or fit prompts and save them there")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise not_prompts(path, f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-            if not {"settings", "losses", "model", "base"} <= set(metadata):
-                raise not_prompts(path, "its settings are missing")
-            return metadata, file.get_tensor("learnt")
-    except (SafetensorError, OSError) as error:
-        raise not_prompts(path, error) from error
-
-
-def not_prompts(path, reason):
-    reason = " ".join(str(reason).split())[:200]
-    return ClipnotesError(f"{path} does not hold prompts that can be read ({reason}); give a file that PromptTuning.save wrote")
+        return FILES.load(path, clip, make)
