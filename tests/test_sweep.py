@@ -14,6 +14,7 @@ import psutil
 import pytest
 from conftest import write_notebook
 
+import clipnotes
 from clipnotes import lab
 from clipnotes.data.cache import cached
 from clipnotes.errors import ClipnotesError
@@ -24,7 +25,7 @@ from clipnotes.lab.execute import run_notebook
 from clipnotes.lab.run import read_facts, write_facts
 from clipnotes.lab.series import find
 from clipnotes.lab.sweep import describe, plan, sweep
-from clipnotes.lab.sweep_worker import hidden, publish
+from clipnotes.lab.sweep_worker import hidden, publish, run_one
 
 # as lab.start, without the seconds that torch and git take
 START = """\
@@ -311,6 +312,17 @@ def test_the_first_complete_run_stays(toy_notebook):
     attempt("failed")  # of a worker that had been given up
     assert final.stat().st_ino == inode and read_facts(final)["status"] == "complete"
     assert [path.name for path in final.parent.iterdir()] == [id]
+
+
+def test_a_run_that_is_there_is_not_computed_again(toy_notebook):
+    """Dask asks again for what a worker had done when that worker dies: its answers die with it."""
+    (id,) = grid(1).values()
+    notebook, parameters = find("01"), {"flip": True, "seeds": [1]}
+    finish(Path("out/runs", id), parameters, seconds=12.5)
+    before = Path("out/runs", id).stat().st_mtime_ns
+    made_with = (notebook.code_hash, clipnotes.__version__)
+    assert run_one(id, parameters, "01", made_with, Path("out").absolute(), Path.cwd()) == 12.5
+    assert Path("out/runs", id).stat().st_mtime_ns == before and [path.name for path in Path("out/runs").iterdir()] == [id]
 
 
 def test_a_run_that_kills_its_workers_is_recorded_as_failed(toy_notebook, monkeypatch):

@@ -25,6 +25,9 @@ def run_one(id, parameters, notebook, made_with, out, cwd):
     """
     final = Path(out) / "runs" / id
     notebook = _here(notebook, made_with, [final.parent, Path(cwd)])
+    kept = completed(notebook, parameters, final, page=False)
+    if kept:  # by a worker that died or lost its scheduler before it could say so
+        return kept["seconds"]
     folder = hidden(final)
     manager = limited_manager(_share())
     facts = run_notebook(notebook, parameters, folder, progress=False, page=False, kernel_manager_class=manager,
