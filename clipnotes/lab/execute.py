@@ -103,7 +103,7 @@ def _execute(notebook, values, out, leave_bar, progress, engine):
             parameters=values,
             kernel_name="python3",
             progress_bar=bar,
-            extra_arguments=["--log-level=ERROR"],  # the kernel's own chatter, not the notebook's
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own chatter, such as on being interrupted when all is done
             **engine,
         )
     finally:
