@@ -332,7 +332,8 @@ def test_prompts_and_towers_of_every_form_learn(wordwise):
     before = F.cross_entropy(ZeroShot(wordwise.classifier(NAMES, [tuning.template]), wordwise.logit_scale).logits(x), y).item()
     tuning.fit(x, y)
     assert tuning.losses_[0] == pytest.approx(before, rel=1e-3) and tuning.losses_[-1] < before
-    assert all(torch.equal(value, state[key]) for key, value in wordwise.model.state_dict().items())
+    for key, value in wordwise.model.state_dict().items():  # open_clip leaves a projection of CoCa's decoder as memory had it
+        torch.testing.assert_close(value, state[key], rtol=0, atol=0, equal_nan=True)
     assert not any(p.requires_grad for p in wordwise.model.parameters())
     assert not any(name.startswith(("visual", "text_decoder", "logit")) for name, _ in tuning.tower_.named_parameters())
 
