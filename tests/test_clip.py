@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torchvision.transforms import Compose
 
 from clipnotes.backbone import Clip, classifier, load_clip, template_features
+from clipnotes.backbone.clip import ImageReader
 from clipnotes.backbone.text import ensemble
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
@@ -390,3 +391,15 @@ def test_random_weights_of_any_architecture(tiny, pixels):
     first, again = load_clip(tiny, "random"), load_clip(tiny, "random", device="cpu")
     assert torch.equal(first.encode_images(pixels), again.encode_images(pixels))
     assert first.image_size == 32 and first.dim == 16
+
+
+@pytest.mark.parametrize("name", ["pocket-vit", "pocket-rn"])
+def test_batches_of_pixels_equal_single_ones(name):
+    """Pixels of the model's own size skip what would not change them; others take the whole way."""
+    preprocess = load_clip(name, "random").preprocess
+    for size in (40, 64):
+        images = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
+        reader = ImageReader(images, preprocess)
+        assert torch.equal(torch.stack(reader.__getitems__([3, 0, 4])), torch.stack([reader[i] for i in (3, 0, 4)]))
+    with says("image array of type float64; give uint8 pixels"):
+        ImageReader(images / 255, preprocess).__getitems__([0])

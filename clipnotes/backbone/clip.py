@@ -134,6 +134,17 @@ class ImageReader(torch.utils.data.Dataset):
     def __getitem__(self, index):
         return self.preprocess(open_image(self.images[index]))
 
+    def __getitems__(self, rows):
+        """Several at once, as `DataLoader` asks for them: pixels of the model's own size, bit for bit as one by one."""
+        from torchvision.transforms import Normalize, Resize
+
+        steps = getattr(self.preprocess, "transforms", [None])
+        if not (isinstance(self.images, np.ndarray) and isinstance(steps[-1], Normalize) and isinstance(steps[0], Resize)
+                and self.images.shape[1:] == (size := steps[0].size, size, 3) and self.images.dtype == np.uint8):
+            return [self[row] for row in rows]
+        pixels = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2)  # nothing to resize or to crop
+        return steps[-1](pixels.float().div(255)).unbind()
+
 
 class RandomViews(ImageReader):
     """Images as randomly cropped and mirrored tensors, which are a function of `entropy` (ints) and the row."""

@@ -145,8 +145,9 @@ class ImageEncoderFineTuning(Classifier):
 
 
 def pixels(source, rows):
-    """The images of these rows as one tensor [b, 3, s, s]."""
-    return torch.stack([source[i] for i in rows]).contiguous(memory_format=torch.channels_last)
+    """The images of these rows of an `ImageReader` or a tensor as one tensor [b, 3, s, s]."""
+    images = source.__getitems__(list(rows)) if isinstance(source, ImageReader) else [source[i] for i in rows]
+    return torch.stack(images).contiguous(memory_format=torch.channels_last)
 
 
 # --- networks to start from ---------------------------------------------------------------------------------------
