@@ -221,7 +221,7 @@ def test_a_tree_holds_every_shared_beginning_once():
     ids = tree.ids.clone()
     ids[tree.learnt_nodes] = 20 + tree.learnt_rows
     for sequence, visible in zip(sequences, tree.ends.visible[0], strict=False):  # an end sees its own sequence alone
-        assert ids[tree.ends.keys[0][visible]].tolist() == sequence
+        assert ids[visible].tolist() == sequence
     assert split(sequences, 6) == [sequences[:1], sequences[1:2], sequences[2:3], sequences[3:]]
     assert split(sequences, 9) == [sequences]
 

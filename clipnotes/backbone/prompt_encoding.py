@@ -112,18 +112,23 @@ class Queries:
     """Nodes [Q] whose states are wanted, in G groups of n neighbours, with the k nodes that any of a group sees.
 
     A class sees the common beginning and its own few tokens, so k is far below T, and attention costs Q k in place of Q T.
-    rows [G, n]: positions in `nodes`, the last repeated to fill up; keys [G, k]: nodes; visible [G, n, k]: whether a node
-    sees a key, i.e. whether that is itself or an ancestor.
+    nodes [Q]; rows [G, n]: positions in `nodes`, the last repeated to fill up; keys [G, k]: nodes; each None where it would
+    be all in their order. visible [G, n, k]: whether a node sees a key, i.e. whether that is itself or an ancestor.
     """
 
     def __init__(self, nodes, visible, device="cpu"):
-        n = GROUP if len(visible) > SMALL else len(nodes)
-        rows = torch.arange(len(nodes) + -len(nodes) % n).clamp(max=len(nodes) - 1).view(-1, n)
+        all_nodes = torch.arange(len(visible))
+        self.nodes = None if torch.equal(nodes, all_nodes) else nodes.to(device)
+        self.rows = self.keys = None
+        self.visible = visible[nodes][None].to(device)
+        if len(visible) <= SMALL:
+            return
+        rows = torch.arange(len(nodes) + -len(nodes) % GROUP).clamp(max=len(nodes) - 1).view(-1, GROUP)
         visible = visible[nodes[rows]]  # [G, n, T]
         seen = visible.any(1)
         keys = seen.int().argsort(dim=1, descending=True, stable=True)[:, :seen.sum(1).max()]
-        self.nodes, self.rows, self.keys = nodes.to(device), rows.to(device), keys.to(device)
-        self.visible = visible.gather(2, keys[:, None].expand(-1, rows.shape[1], -1)).to(device)
+        self.rows, self.keys = rows.to(device), keys.to(device)
+        self.visible = visible.gather(2, keys[:, None].expand(-1, GROUP, -1)).to(device)
 
 
 def split(sequences, max_tokens):
@@ -143,12 +148,19 @@ def run_block(block, x, queries):
     """A residual attention block on nodes x [B, T, w]: the states [B, Q, w] of the nodes of `queries`."""
     attention, width = block.attn, x.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    normed, x = block.ln_1(x), x[:, queries.nodes]
-    query = F.linear(normed[:, queries.nodes], weight[:width], bias[:width])[:, queries.rows]  # [B, G, n, w]
-    both = F.linear(normed, weight[width:], bias[width:])[:, queries.keys]  # [B, G, k, 2 w]
-    query, key, value = (t.flatten(0, 1).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    normed, x = block.ln_1(x), take(x, queries.nodes)
+    query = take(F.linear(take(normed, queries.nodes), weight[:width], bias[:width]), queries.rows)  # [B, (G,) n, w]
+    both = take(F.linear(normed, weight[width:], bias[width:]), queries.keys)  # [B, (G,) k, 2 w]
+    query, key, value = (t.reshape(-1, *t.shape[-2:]).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
                          for t in (query, *both.chunk(2, dim=-1)))  # [B G, heads, n or k, w / heads]
-    visible = queries.visible[:, None].repeat(len(x), 1, 1, 1)
+    visible = queries.visible[:, None]
+    if len(visible) > 1:
+        visible = visible.repeat(len(x), 1, 1, 1)
     mixed = F.scaled_dot_product_attention(query, key, value, visible).transpose(1, 2)  # [B G, n, heads, w / heads]
     x = x + block.ls_1(attention.out_proj(mixed.reshape(len(x), -1, width)[:, :x.shape[1]]))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def take(x, index):
+    """x[:, index] of x [B, T, w]; for None x itself, whose gradient need not be gathered."""
+    return x if index is None else x[:, index]
