@@ -67,7 +67,7 @@ def clip():
 @pytest.fixture
 def web(monkeypatch):
     """A web server on this machine, see `WebServer`, and downloads that hardly pause between attempts."""
-    monkeypatch.setattr("clipnotes.data.download.PAUSE", 0.01)
+    monkeypatch.setattr("clipnotes.downloads.download.PAUSE", 0.01)
     with WebServer() as server:
         yield server
         server.release.set()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipnotes.lab.run import COLUMNS
+from clipnotes.series.run_folder import COLUMNS
 
 
 def record_run(folder, rows, notebook="07_noisy_labels", status="complete", version="0.1.0", seconds=2.5, **parameters):

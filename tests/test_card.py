@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 
-from clipnotes.lab import card
+from clipnotes.exhibits import model_card as card
 from clipnotes.pocket import model
 
 

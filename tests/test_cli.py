@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from clipnotes.lab.cli import main
+from clipnotes.cli.main import main
 
 
 def cli(capsys, *arguments):
@@ -109,13 +109,13 @@ def test_data_commands(monkeypatch, capsys):
         licence="MIT",
         status=lambda root: root,
     )
-    stub = SimpleNamespace(
-        list_datasets=lambda: ["digits"],
-        load_manifest=lambda name: manifest,
+    sets = SimpleNamespace(list_datasets=lambda: ["digits"], load_manifest=lambda name: manifest)
+    getting = SimpleNamespace(
         size_in_words=lambda manifest, root: "1,500 MB on disk",
         check_dataset=lambda name, root: [f"{root}/{name} is missing"] if root == "nowhere" else [],
     )
-    monkeypatch.setitem(sys.modules, "clipnotes.data", stub)
+    monkeypatch.setitem(sys.modules, "clipnotes.data", sets)
+    monkeypatch.setitem(sys.modules, "clipnotes.downloads", getting)
     monkeypatch.setenv("CLIPNOTES_DATA", "elsewhere")
     code, out, _ = cli(capsys, "data", "list")
     assert (
@@ -146,7 +146,7 @@ def test_pocket_pretrain_passes_its_settings_on(monkeypatch, capsys):
 
 
 def test_pocket_show_prints_the_tables_and_writes_the_card(monkeypatch, capsys, tmp_path):
-    from clipnotes.lab import card
+    from clipnotes.exhibits import model_card as card
 
     table = pd.DataFrame({"zero-shot": [41.5]}, index=pd.Index(["digits"], name="data set"))
     written = []

@@ -11,8 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from clipnotes.data import check_dataset, few_shot, list_datasets, load_manifest, load_task
+from clipnotes.data import few_shot, list_datasets, load_manifest, load_task
 from clipnotes.data.manifests import SPLITS
+from clipnotes.downloads import check_dataset
 from clipnotes.errors import ClipnotesError
 from clipnotes.pocket import datasets, world
 

@@ -17,12 +17,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from clipnotes.data import archives, load_task
-from clipnotes.data.archives import unpack
-from clipnotes.data.download import DownloadError, UnreachableError, download
-from clipnotes.data.fetch import fetch
+from clipnotes.cli.main import main
+from clipnotes.data import load_task
+from clipnotes.downloads import archives
+from clipnotes.downloads.archives import unpack
+from clipnotes.downloads.download import DownloadError, UnreachableError, download
+from clipnotes.downloads.fetch import fetch
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.cli import main
 
 BODY = np.random.default_rng(0).bytes(400_000)
 SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from clipnotes import folder_names
-from clipnotes.data import check_dataset, encode_task, load_manifest, load_task
+from clipnotes.cli.main import main
+from clipnotes.data import encode_task, load_manifest, load_task
 from clipnotes.data.folders import shares
 from clipnotes.data.manifests import SPLITS
+from clipnotes.downloads import check_dataset
 from clipnotes.errors import ClipnotesError
 from clipnotes.folder_names import absolute_name, full_name, in_names, short_name
-from clipnotes.lab.cli import main
 
 
 def says(message):
@@ -255,8 +256,8 @@ def own_notebook(tmp_path, monkeypatch):
 
 def test_a_run_gets_absolute_folders_and_shows_short_names(birds, own_notebook, tmp_path, capsys):
     from clipnotes import lab
-    from clipnotes.lab.execute import overrides
-    from clipnotes.lab.series import find
+    from clipnotes.running.execute import overrides
+    from clipnotes.series.notebooks import find
 
     names = {"dataset": "folder:birds", "datasets": ["folder:birds", "digits"], "generic": ["folder:birds"]}
     full = f"folder:{birds}"

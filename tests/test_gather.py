@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from recorded import accuracy, plan_sweep, record_run
 
+from clipnotes.cli.main import main
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab import gather as lab_gather
-from clipnotes.lab.cli import main
-from clipnotes.lab.compact import compact
-from clipnotes.lab.gather import gather, read_gathered, write_gathered
-from clipnotes.lab.series import find
+from clipnotes.exhibits import gather as lab_gather
+from clipnotes.exhibits.compact import compact
+from clipnotes.exhibits.gather import gather, read_gathered, write_gathered
+from clipnotes.series.notebooks import find
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.grids import expand, read_grid
-from clipnotes.lab.series import find
+from clipnotes.running.grids import expand, read_grid
+from clipnotes.series.notebooks import find
 
 
 def runs(content, scale="pocket"):

@@ -12,11 +12,11 @@ import pandas as pd
 import papermill
 import pytest
 
-from clipnotes.lab.execute import run_notebook
-from clipnotes.lab.parameters import read_values
-from clipnotes.lab.series import find, series
-from clipnotes.lab.study import preset_names, read_preset
 from clipnotes.paths import checkout_dir
+from clipnotes.running.execute import run_notebook
+from clipnotes.running.study import preset_names, read_preset
+from clipnotes.series.notebooks import find, series
+from clipnotes.series.parameters import read_values
 
 ROOT = Path(__file__).parents[1]
 PRESETS = preset_names()

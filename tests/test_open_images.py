@@ -17,10 +17,11 @@ import yaml
 from PIL import Image
 from test_download import cli, closed_port
 
-from clipnotes.data import check_dataset, load_manifest, load_task, open_images_draw
-from clipnotes.data.download import UnreachableError
-from clipnotes.data.open_images import build_subset, image_path, rebuild_subset
-from clipnotes.data.open_images_draw import draw_candidates, name_forms
+from clipnotes.data import load_manifest, load_task
+from clipnotes.downloads import check_dataset, open_images_draw
+from clipnotes.downloads.download import UnreachableError
+from clipnotes.downloads.open_images import build_subset, image_path, rebuild_subset
+from clipnotes.downloads.open_images_draw import draw_candidates, name_forms
 from clipnotes.errors import ClipnotesError
 
 CLASSES = ["Cat", "Dogs", "Tea pot", "Striped", "Rare", "Crane", "Crane", "Zebra, plains"]
@@ -260,7 +261,7 @@ def test_a_killed_build_goes_on_to_the_same_files(world, tmp_path):
     candidates = draw_candidates(*world.csvs, 3, 9, seed=1, progress=False)
     world.hold |= {f"/{kind}/{name}.jpg" for name in candidates["ImageID"][::3] for kind in "so"}
     images, labels, classes = map(str, world.csvs)
-    command = [sys.executable, "-m", "clipnotes.lab.cli", "data", "open-images", "--images-csv", images, "--labels-csv", labels,
+    command = [sys.executable, "-m", "clipnotes", "data", "open-images", "--images-csv", images, "--labels-csv", labels,
                "--classes-csv", classes, "--n-classes", "3", "--per-class", "8", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60

@@ -3,7 +3,7 @@
 import nbformat
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from clipnotes.lab.page import formulas_to_mathml, write_page
+from clipnotes.running.page import formulas_to_mathml, write_page
 
 
 def test_formulas_become_mathml():

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, write_notebook
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.parameters import check, load_yaml, parse, read_parameters
+from clipnotes.series.parameters import check, load_yaml, parse, read_parameters
 
 LINES = """\
 dataset: str = "pocket-glyphs"  # the images [dataset]

@@ -16,10 +16,10 @@ from PIL import Image
 from clipnotes.backbone import attach, load_clip
 from clipnotes.backbone import clip as backbone
 from clipnotes.backbone.clip import Clip, ImageReader, default_workers
+from clipnotes.cli.main import main
 from clipnotes.data import FeatureBank, cache, encode_task, load_task
 from clipnotes.data.features import encode_split
 from clipnotes.data.tasks import Split
-from clipnotes.lab.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ KILLED = """
 import os, signal, sys
 from clipnotes.backbone.clip import Clip
 from clipnotes.data import cache
-from clipnotes.lab.cli import main
+from clipnotes.cli.main import main
 
 cache.PART_SECONDS, encode, left = 0, Clip.encode_batches, iter(range(int(sys.argv[1])))
 

@@ -13,7 +13,7 @@ from conftest import PARAMETERS, write_notebook
 
 from clipnotes import lab
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab import papers
+from clipnotes.exhibits import papers
 
 matplotlib.use("Agg")
 VALUES = dict(shots=4, rate=0.1, loss="ce", seeds=[1, 2], flip=False, features="", out="")

@@ -12,13 +12,14 @@ import torch
 import yaml
 from layouts import LAYOUTS, write_layout, write_manifest, write_split_file
 
-from clipnotes.data import check_dataset, corrupt_labels, encode_task, list_datasets, load_manifest, load_task
-from clipnotes.data.check import size_in_words
+from clipnotes.cli.main import main
+from clipnotes.data import corrupt_labels, encode_task, list_datasets, load_manifest, load_task
 from clipnotes.data.manifests import SPLITS
 from clipnotes.data.sources import REPAIRS
 from clipnotes.data.splits import divide
+from clipnotes.downloads import check_dataset
+from clipnotes.downloads.check import size_in_words
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.cli import main
 
 PAPERS = [name for name in list_datasets() if not load_manifest(name).built_in]
 LISTED = [name for name in PAPERS if "file" in load_manifest(name).source]

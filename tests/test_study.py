@@ -14,10 +14,10 @@ import pytest
 
 from clipnotes import lab
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.commit import commit_outputs
-from clipnotes.lab.execute import absolute, completed, overrides
-from clipnotes.lab.series import find
-from clipnotes.lab.study import preset_names, read_preset, study, summary
+from clipnotes.running.commit import commit_outputs
+from clipnotes.running.execute import absolute, completed, overrides
+from clipnotes.running.study import preset_names, read_preset, study, summary
+from clipnotes.series.notebooks import find
 
 ALT = 'alt="A line that rises with the seed."'
 
@@ -73,7 +73,7 @@ def test_two_at_a_time_give_what_one_by_one_gives(toy_notebook):
 
 
 def test_a_killed_run_is_not_taken_for_whole(toy_notebook):
-    command = [sys.executable, "-m", "clipnotes.lab.cli", "run", "01", "--out", "out", "--resume"]
+    command = [sys.executable, "-m", "clipnotes", "run", "01", "--out", "out", "--resume"]
     Path("block").touch()
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     try:

@@ -16,16 +16,16 @@ from conftest import write_notebook
 
 import clipnotes
 from clipnotes import lab
+from clipnotes.cli.main import main
 from clipnotes.data.cache import cached
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab import sweep as lab_sweep
-from clipnotes.lab.cli import main
-from clipnotes.lab.cluster import local_client
-from clipnotes.lab.execute import run_notebook
-from clipnotes.lab.run import read_facts, write_facts
-from clipnotes.lab.series import find
-from clipnotes.lab.sweep import describe, plan, sweep
-from clipnotes.lab.sweep_worker import hidden, publish, run_one
+from clipnotes.running import sweep as lab_sweep
+from clipnotes.running.cluster import local_client
+from clipnotes.running.execute import run_notebook
+from clipnotes.running.sweep import describe, plan, sweep
+from clipnotes.running.sweep_worker import hidden, publish, run_one
+from clipnotes.series.notebooks import find
+from clipnotes.series.run_folder import read_facts, write_facts
 
 # as lab.start, without the seconds that torch and git take
 START = """\
@@ -33,7 +33,7 @@ from pathlib import Path
 import os, time
 import numpy as np
 from clipnotes.lab.run import Run
-from clipnotes.lab.series import find
+from clipnotes.series.notebooks import find
 run = Run(find("{name}"), {name: globals()[name] for name in "shots rate loss seeds flip features out".split()})"""
 
 BODY = """\
@@ -69,7 +69,7 @@ def command(*options):
     def heed_ctrl_c():  # which a test suite that runs in the background would pass on as ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    arguments = [sys.executable, "-m", "clipnotes.lab.cli", "sweep", "01", "--grid", "grid.yaml", "--out", "out", *options]
+    arguments = [sys.executable, "-m", "clipnotes", "sweep", "01", "--grid", "grid.yaml", "--out", "out", *options]
     process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                preexec_fn=heed_ctrl_c)
     try:

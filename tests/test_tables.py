@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 from recorded import accuracy, plan_sweep, record_run
 
+from clipnotes.cli.main import main
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.cli import main
-from clipnotes.lab.compact import compact
-from clipnotes.lab.gaps import gap_lines, gaps
-from clipnotes.lab.gather import gather, read_gathered
-from clipnotes.lab.grids import SCALES, expand, read_grid
-from clipnotes.lab.layouts import LAYOUTS
-from clipnotes.lab.papers import known_numbers
-from clipnotes.lab.parameters import parse
-from clipnotes.lab.series import find
-from clipnotes.lab.tables import cells, exhibit, markdown, paper_cells, written
+from clipnotes.exhibits.compact import compact
+from clipnotes.exhibits.gaps import gap_lines, gaps
+from clipnotes.exhibits.gather import gather, read_gathered
+from clipnotes.exhibits.layouts import LAYOUTS
+from clipnotes.exhibits.papers import known_numbers
+from clipnotes.exhibits.tables import cells, exhibit, markdown, paper_cells, written
 from clipnotes.paths import notebooks_dir
+from clipnotes.running.grids import SCALES, expand, read_grid
+from clipnotes.series.notebooks import find
+from clipnotes.series.parameters import parse
 
 WHY = "08_why_prompts_resist"
 METHODS = ("Classifier-R", "Classifier-C", "TEnc-FT", "Prompt Tuning")

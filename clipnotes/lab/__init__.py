@@ -1,7 +1,4 @@
-"""The lab: one notebook run (`start`), self-checks (`check`), figure style, headless series, command line.
-
-The names below are imported on first use: the command line lives in this package and has to start quickly.
-"""
+"""The lab: what a notebook itself calls, from `start` on. The names below are imported on first use."""
 
 from importlib import import_module
 

@@ -8,7 +8,6 @@ A notebook uses it so:
     run.finish()                                              # in the last cell
 """
 
-import json
 import re
 import time
 from html import escape
@@ -19,17 +18,16 @@ import pandas as pd
 from IPython import get_ipython
 
 from clipnotes.errors import ClipnotesError
+from clipnotes.exhibits import papers
 from clipnotes.files import atomic_write
 from clipnotes.folder_names import full_name, in_names, is_folder, short_name
-from clipnotes.lab import papers
 from clipnotes.lab.figures import save_figure, use_style
-from clipnotes.lab.parameters import check
 from clipnotes.lab.provenance import git_commit, seed_everything, versions
-from clipnotes.lab.series import Notebook, find
 from clipnotes.lab.show import short_path, show, show_table
+from clipnotes.series.notebooks import Notebook, find
+from clipnotes.series.parameters import check
+from clipnotes.series.run_folder import COLUMNS, KEYS, read_facts, write_facts
 
-KEYS = ["dataset", "model", "method", "loss", "q", "shots", "noise_kind", "noise_rate", "seed"]
-COLUMNS = ["notebook", *KEYS, "metric", "value"]
 UNTRAINED = ('pretrained is "random": this model has learnt nothing. Expect accuracies at chance, one over the number of '
              "classes; the figures show that everything runs, and nothing about CLIP.")
 
@@ -184,7 +182,7 @@ class Run:
     def compare(self, paper, item, **filters):
         """Show the paper's numbers for `item`, with their status and note, beside our matching records.
 
-        paper, item, filters: see `clipnotes.lab.papers.compare`, which returns the frame.
+        paper, item, filters: see `clipnotes.exhibits.papers.compare`, which returns the frame.
         """
         frame = papers.compare(paper, self.records, item, **filters)
         frame = frame.loc[:, [c in ("ours", "our_model") or frame[c].astype(bool).any() for c in frame]]
@@ -280,18 +278,3 @@ def _short(value):
     if isinstance(value, str) and Path(value).is_absolute():
         return short_path(value)
     return str(in_names(lambda name: f"folder:{short_name(name)}" if is_folder(name) else name, value))
-
-
-def read_facts(out):
-    """Return the content of OUT/run.json, {} where there is none that can be read."""
-    try:
-        return json.loads((Path(out) / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def write_facts(out, facts):
-    """Write OUT/run.json."""
-    with atomic_write(Path(out) / "run.json") as stream:
-        json.dump(facts, stream, indent=2, ensure_ascii=False)
-        stream.write("\n")

@@ -21,11 +21,11 @@ from torchvision.models import resnet50
 
 from clipnotes.backbone import attach, load_clip
 from clipnotes.data import load_manifest
-from clipnotes.lab.parameters import read_values
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.prompts_training import fit_many
 from clipnotes.paths import notebooks_dir
+from clipnotes.series.parameters import read_values
 
 MODELS = ["RN50", "ViT-B-32", "ViT-B-16", "ViT-L-14"]
 CLASSES = [47, 100, 397, 1000]

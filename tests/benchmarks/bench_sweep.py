@@ -20,9 +20,9 @@ def main(runs=20):
     import papermill
     from conftest import write_notebook
 
-    from clipnotes.lab.cluster import local_client
-    from clipnotes.lab.series import find
-    from clipnotes.lab.sweep import _write_sweep, compute, plan
+    from clipnotes.running.cluster import local_client
+    from clipnotes.running.sweep import _write_sweep, compute, plan
+    from clipnotes.series.notebooks import find
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

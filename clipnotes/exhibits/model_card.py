@@ -3,8 +3,8 @@
 import json
 
 from clipnotes.backbone.clip import POCKET
+from clipnotes.exhibits.tables import markdown
 from clipnotes.files import atomic_write
-from clipnotes.lab.tables import markdown
 
 INTRODUCTION = """# Model card: {names}
 

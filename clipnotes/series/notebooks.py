@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.parameters import read_parameters
 from clipnotes.paths import notebooks_dir
+from clipnotes.series.parameters import read_parameters
 
 
 @dataclass(frozen=True)

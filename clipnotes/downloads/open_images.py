@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 from tqdm.auto import tqdm
 
-from clipnotes.data.download import DownloadError, UnreachableError, download
 from clipnotes.data.manifests import SPLITS
-from clipnotes.data.open_images_draw import DETAILS, draw_candidates, image_numbers, reading, with_details
+from clipnotes.downloads.download import DownloadError, UnreachableError, download
+from clipnotes.downloads.open_images_draw import DETAILS, draw_candidates, image_numbers, reading, with_details
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write, lock
 

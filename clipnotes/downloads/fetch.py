@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipnotes.data.archives import unpack
-from clipnotes.data.download import DownloadError, check_room, download
 from clipnotes.data.manifests import load_manifest
+from clipnotes.downloads.archives import unpack
+from clipnotes.downloads.download import DownloadError, check_room, download
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import lock
 

@@ -6,9 +6,9 @@ from itertools import product
 
 import pandas as pd
 
-from clipnotes.lab.layouts import layout
-from clipnotes.lab.series import find
-from clipnotes.lab.tables import exists, measured
+from clipnotes.exhibits.layouts import layout
+from clipnotes.exhibits.tables import exists, measured
+from clipnotes.series.notebooks import find
 
 
 def gaps(table, like):

@@ -11,10 +11,10 @@ from distributed import get_worker
 import clipnotes
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write, lock
-from clipnotes.lab.execute import completed, run_notebook
-from clipnotes.lab.memory import limited_manager
-from clipnotes.lab.run import write_facts
-from clipnotes.lab.series import find
+from clipnotes.running.execute import completed, run_notebook
+from clipnotes.running.memory import limited_manager
+from clipnotes.series.notebooks import find
+from clipnotes.series.run_folder import write_facts
 
 
 def run_one(id, parameters, notebook, made_with, out, cwd):

@@ -21,12 +21,12 @@ from tqdm.auto import tqdm
 import clipnotes
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write, lock
-from clipnotes.lab.cluster import dashboard, local_client, remote_client
-from clipnotes.lab.execute import completed, last_line, same_run
-from clipnotes.lab.grids import expand, read_grid
-from clipnotes.lab.run import read_facts, write_facts
-from clipnotes.lab.series import Notebook, find
-from clipnotes.lab.sweep_worker import hidden, publish, remove_leftovers, run_one
+from clipnotes.running.cluster import dashboard, local_client, remote_client
+from clipnotes.running.execute import completed, last_line, same_run
+from clipnotes.running.grids import expand, read_grid
+from clipnotes.running.sweep_worker import hidden, publish, remove_leftovers, run_one
+from clipnotes.series.notebooks import Notebook, find
+from clipnotes.series.run_folder import read_facts, write_facts
 
 LISTED = 12  # stale runs that a description names
 

@@ -1,9 +1,9 @@
 """A gathered table without what no exhibit of the papers needs: small enough for a repository."""
 
-from clipnotes.lab.gather import FACTS
-from clipnotes.lab.layouts import LAYOUTS
-from clipnotes.lab.run import COLUMNS, KEYS
-from clipnotes.lab.tables import records_of, told_by_results
+from clipnotes.exhibits.gather import FACTS
+from clipnotes.exhibits.layouts import LAYOUTS
+from clipnotes.exhibits.tables import records_of, told_by_results
+from clipnotes.series.run_folder import COLUMNS, KEYS
 
 
 def compact(table):

@@ -20,9 +20,9 @@ from pathlib import Path
 import yaml
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.execute import overrides
-from clipnotes.lab.parameters import load_yaml
 from clipnotes.paths import notebooks_dir
+from clipnotes.running.execute import overrides
+from clipnotes.series.parameters import load_yaml
 
 SCALES = ("pocket", "paper")
 _SPACE = {"fixed": dict, "axes": dict, "where": str, "runs": list}

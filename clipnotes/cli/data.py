@@ -21,7 +21,8 @@ _DATA_ROOT = click.option(
 @_DATA_ROOT
 def data_list(data_root):
     """Every data set with its counts, licence, size and whether it is here."""
-    from clipnotes.data import list_datasets, load_manifest, size_in_words
+    from clipnotes.data import list_datasets, load_manifest
+    from clipnotes.downloads import size_in_words
 
     for name in list_datasets():
         manifest = load_manifest(name)
@@ -35,7 +36,7 @@ def data_list(data_root):
 @_DATA_ROOT
 def data_check(name, data_root):
     """Check that data set NAME is whole."""
-    from clipnotes.data import check_dataset
+    from clipnotes.downloads import check_dataset
 
     _fail(check_dataset(name, data_root))
     click.echo(f"{name} is whole.")
@@ -46,8 +47,8 @@ def data_check(name, data_root):
 @_DATA_ROOT
 def data_fetch(name, data_root):
     """Download data set NAME, or say how to get it; a broken-off download goes on."""
-    from clipnotes.data.download import DownloadError
-    from clipnotes.data.fetch import fetch
+    from clipnotes.downloads.download import DownloadError
+    from clipnotes.downloads.fetch import fetch
 
     try:
         fetch(name, data_root, click.echo)
@@ -68,8 +69,8 @@ def data_fetch(name, data_root):
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder to make, such as data/open_images.")
 def data_open_images(list_csv, images_csv, out, **draw):
     """Make a generic data set from Open Images: a draw by seed from its official CSV files, or the images of a list."""
-    from clipnotes.data.download import DownloadError
-    from clipnotes.data.open_images import build_subset, rebuild_subset
+    from clipnotes.downloads.download import DownloadError
+    from clipnotes.downloads.open_images import build_subset, rebuild_subset
 
     needed = {"--images-csv": images_csv} | {f"--{name.replace('_', '-')}": draw[name]
                                              for name in ("labels_csv", "classes_csv", "n_classes", "per_class")}

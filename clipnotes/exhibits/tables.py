@@ -5,9 +5,9 @@ import json
 import pandas as pd
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.layouts import layout
-from clipnotes.lab.papers import known_numbers, plain_name, with_spread
-from clipnotes.lab.run import KEYS
+from clipnotes.exhibits.layouts import layout
+from clipnotes.exhibits.papers import known_numbers, plain_name, with_spread
+from clipnotes.series.run_folder import KEYS
 
 FORMATS = ["markdown", "csv", "latex"]
 _PLACES = {"p_data_root", "p_features_dir"}  # where files lie changes no number

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 import clipnotes
+from clipnotes.cli.data import data, features
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.cli_data import data, features
 
 
 def main(arguments=None):
@@ -29,7 +29,7 @@ def cli():
 @cli.command(name="list")
 def list_():
     """The notebooks: number, question, what they reproduce, minutes, parameters."""
-    from clipnotes.lab.series import series
+    from clipnotes.series.notebooks import series
 
     for notebook in series():
         facts = notebook.facts
@@ -51,9 +51,9 @@ def list_():
 @click.option("--resume", is_flag=True, help="Keep a complete run of the same code, parameters and version.")
 def run(notebook, file, pairs, out, resume):
     """Run NOTEBOOK (02, or its name) with strict parameters."""
-    from clipnotes.lab.execute import completed, overrides, run_notebook
-    from clipnotes.lab.parameters import parse, read_values
-    from clipnotes.lab.series import find
+    from clipnotes.running.execute import completed, overrides, run_notebook
+    from clipnotes.series.notebooks import find
+    from clipnotes.series.parameters import parse, read_values
 
     notebook = find(notebook)
     out = Path(out or f"runs/{notebook.name}")
@@ -87,7 +87,7 @@ def _split(pairs):
 @click.option("--jobs", type=click.IntRange(min=1), help="Notebooks at a time [default: one a core, at most 3].")
 def study(preset, only, resume, out, update, jobs):
     """Run the series in order and write a contents page."""
-    from clipnotes.lab import study as lab_study
+    from clipnotes.running import study as lab_study
 
     keys = [key.strip() for key in only.split(",") if key.strip()]
     results = lab_study.study(preset, keys, resume, out, update, jobs or min(3, os.cpu_count() or 1))
@@ -103,8 +103,8 @@ def study(preset, only, resume, out, update, jobs):
 @click.option("--compact", "brief", is_flag=True, help="Keep only what the exhibits of the papers need.")
 def gather(folders, out, brief):
     """Gather all runs in folders (of sweeps, studies, single runs) into one tidy table."""
-    from clipnotes.lab import gather as lab_gather
-    from clipnotes.lab.compact import compact
+    from clipnotes.exhibits import gather as lab_gather
+    from clipnotes.exhibits.compact import compact
 
     table = lab_gather.gather(folders)
     table = compact(table) if brief else table
@@ -121,10 +121,10 @@ def gather(folders, out, brief):
 @click.option("--out", type=click.Path(dir_okay=False), help="Write the table to this file, too.")
 def table(sources, like, format_, out):
     """Print runs (folders, or files of `clipnotes gather`) as a table of the papers, their numbers beside ours."""
+    from clipnotes.exhibits import tables
+    from clipnotes.exhibits.gaps import gap_lines
+    from clipnotes.exhibits.gather import read_gathered
     from clipnotes.files import atomic_write
-    from clipnotes.lab import tables
-    from clipnotes.lab.gaps import gap_lines
-    from clipnotes.lab.gather import read_gathered
 
     gathered = read_gathered(sources)
     text = tables.written(tables.exhibit(gathered, like), format_)
@@ -149,8 +149,8 @@ def table(sources, like, format_, out):
 @click.option("--dry-run", is_flag=True, help="Only say what would run and how long it would take.")
 def sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, dry_run):
     """Run NOTEBOOK over a grid of parameters, many runs at a time."""
-    from clipnotes.lab import sweep as lab_sweep
-    from clipnotes.lab.series import find
+    from clipnotes.running import sweep as lab_sweep
+    from clipnotes.series.notebooks import find
 
     notebook = find(notebook)
     if dry_run:
@@ -200,7 +200,7 @@ def pretrain(model, out, steps, seed, device, resume, objective):
 @click.option("--card", type=click.Path(dir_okay=False), help="Write recipe and table as a model card, too.")
 def pocket_show(card):
     """Zero-shot and 16-shot test accuracy (%) of the shipped models on every built-in data set."""
-    from clipnotes.lab.card import transfer_tables, write_card
+    from clipnotes.exhibits.model_card import transfer_tables, write_card
 
     tables = transfer_tables()
     for model, table in tables.items():
@@ -209,6 +209,3 @@ def pocket_show(card):
         write_card(card, tables)
         click.echo(f"Model card: {card}")
 
-
-if __name__ == "__main__":
-    main()

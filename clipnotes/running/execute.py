@@ -7,9 +7,9 @@ from pathlib import Path
 import clipnotes
 from clipnotes.errors import ClipnotesError
 from clipnotes.folder_names import absolute_name, in_names
-from clipnotes.lab.page import write_page
-from clipnotes.lab.parameters import check
-from clipnotes.lab.run import read_facts, write_facts
+from clipnotes.running.page import write_page
+from clipnotes.series.parameters import check
+from clipnotes.series.run_folder import read_facts, write_facts
 
 
 def overrides(notebook, values):

@@ -4,8 +4,8 @@ from html import escape
 from pathlib import Path
 
 from clipnotes.files import atomic_write
-from clipnotes.lab.run import read_facts
-from clipnotes.lab.series import series
+from clipnotes.series.notebooks import series
+from clipnotes.series.run_folder import read_facts
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

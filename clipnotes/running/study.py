@@ -10,12 +10,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.commit import commit_outputs
-from clipnotes.lab.contents import write_contents
-from clipnotes.lab.execute import completed, overrides, run_notebook
-from clipnotes.lab.parameters import read_values
-from clipnotes.lab.series import find, series
 from clipnotes.paths import notebooks_dir
+from clipnotes.running.commit import commit_outputs
+from clipnotes.running.contents import write_contents
+from clipnotes.running.execute import completed, overrides, run_notebook
+from clipnotes.series.notebooks import find, series
+from clipnotes.series.parameters import read_values
 
 
 def study(preset="pocket", only=(), resume=False, out="runs/study", update=False, jobs=1):

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
-from clipnotes.lab.run import COLUMNS
-from clipnotes.lab.series import find
+from clipnotes.series.notebooks import find
+from clipnotes.series.run_folder import COLUMNS
 
 FACTS = ["run", "status", "seconds", "version", "error"]
 _RANKS = ["complete", "failed", "running", "missing"]  # of several records of one run, the first of these counts

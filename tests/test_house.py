@@ -1,0 +1,79 @@
+"""The rooms of the package: imports run one way, from the bottom of this list to the top of the house, never back."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import clipnotes
+
+PACKAGE = Path(clipnotes.__file__).parent
+FLOORS = [  # a room may import rooms of earlier lines only, and its own modules
+    {"errors", "paths"},
+    {"files", "device", "folder_names"},
+    {"pocket"},
+    {"backbone"},
+    {"data"},
+    {"methods"},
+    {"analysis", "downloads", "series"},
+    {"exhibits"},
+    {"lab"},
+    {"running"},
+    {"cli"},
+    {"__main__"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imports(path):
+    """The modules of clipnotes that a file imports anywhere, in functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name for name in names if name.startswith("clipnotes."))
+
+
+def module_graph():
+    """{module: modules of clipnotes that it imports} over the whole package."""
+    files = {path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+    names = {name.removesuffix(".__init__") for name in files.values()}
+    return {name.removesuffix(".__init__"): {each for each in imports(path) if each in names} for path, name in files.items()}
+
+
+def room_of(module):
+    return module.split(".")[1]
+
+
+def test_every_room_has_its_floor():
+    rooms = {room_of(module) for module in module_graph() if module != "clipnotes"}
+    assert rooms == set(FLOOR)
+
+
+def test_imports_run_one_way():
+    back = [f"{module} imports {other}" for module, others in module_graph().items() for other in others
+            if module != "clipnotes" and room_of(module) != room_of(other) and FLOOR[room_of(module)] <= FLOOR[room_of(other)]]
+    assert not back
+
+
+@pytest.mark.xfail(reason="data.folders and data.manifests import each other", strict=True)
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {module: {o for o in others if not module.startswith(o)} for module, others in module_graph().items()}
+
+    def visit(module, path):
+        if module in path:
+            pytest.fail(" -> ".join([*path[path.index(module):], module]))
+        if module not in seen:
+            for other in sorted(graph[module]):
+                visit(other, [*path, module])
+            seen.add(module)
+
+    seen = set()
+    for module in graph:
+        visit(module, [])
+
+
+def test_the_package_itself_imports_nothing_heavy():
+    assert not list(imports(PACKAGE / "__init__.py"))
+    assert not [line for line in (PACKAGE / "__init__.py").read_text().splitlines() if line.startswith(("import", "from"))]
