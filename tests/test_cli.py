@@ -54,7 +54,7 @@ def test_mistakes_are_one_line_before_anything_runs(toy_notebook, capsys, argume
     ("shot: 2", "Error: Unknown parameter 'shot'; did you mean 'shots'?"),
     ("shots: many", "Error: Parameter shots is 'many' (str), but must be int"),
     ("[shots, 2]", "Error: Parameter file given.yaml holds a list, but must hold lines `name: value`."),
-    ("shots: [", "Error: Parameter file given.yaml is no valid YAML: while parsing"),
+    ("shots: [", "Error: Parameter file given.yaml is no valid YAML: line 1, while parsing"),
 ])
 def test_a_parameter_file_is_as_strict(toy_notebook, capsys, content, message):
     Path("given.yaml").write_text(content)

@@ -87,7 +87,7 @@ def test_grids_of_the_series_are_known_by_name(toy_notebook):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("axes: [", "grid.yaml is no valid YAML: while parsing"),
+        ("axes: [", "grid.yaml is no valid YAML: line 1, while parsing"),
         ("- 1", r"grid.yaml holds \[1\], but must hold the keys title, notebook"),
         ("axis: {shots: [1]}", "unknown key 'axis'; allowed: title"),
         ("axes: [1]", r"has axes: \[1\], but axes must be name: value pairs"),

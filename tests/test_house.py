@@ -10,7 +10,8 @@ import clipnotes
 PACKAGE = Path(clipnotes.__file__).parent
 FLOORS = [  # a room may import rooms of earlier lines only, and its own modules
     {"errors", "paths"},
-    {"files", "device", "folder_names"},
+    {"files", "device", "folder_names", "text_files"},
+    {"yaml_files"},
     {"pocket"},
     {"backbone"},
     {"data"},

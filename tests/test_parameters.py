@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, write_notebook
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.series.parameters import check, load_yaml, parse, read_parameters
+from clipnotes.series.parameters import check, parse, read_parameters
 
 LINES = """\
 dataset: str = "pocket-glyphs"  # the images [dataset]
@@ -86,10 +86,6 @@ def test_command_line_texts(parameters):
         parse(parameters, {"shots": "[1"})
     with pytest.raises(ClipnotesError, match="seed is None"):
         parse(parameters, {"seed": ""})
-
-
-def test_yaml_numbers_in_scientific_form():
-    assert load_yaml("[1e-3, 1E+2, -2.5e-1, .5e1, e1]") == [0.001, 100.0, -0.25, 5.0, "e1"]
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,10 @@ import ast
 import itertools
 from pathlib import Path
 
-import yaml
-
 from clipnotes.errors import ClipnotesError
 from clipnotes.paths import notebooks_dir
 from clipnotes.running.execute import overrides
-from clipnotes.series.parameters import load_yaml
+from clipnotes.yaml_files import read_yaml
 
 SCALES = ("pocket", "paper")
 _SPACE = {"fixed": dict, "axes": dict, "where": str, "runs": list}
@@ -43,10 +41,7 @@ def read_grid(path, scale="pocket"):
     if not file.is_file():
         names = ", ".join(sorted(each.stem for each in folder.glob("*.yaml"))) or "none"
         raise ClipnotesError(f"There is no grid {str(path)!r}: give a YAML file, or one of {folder}: {names}.")
-    try:
-        grid = load_yaml(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ClipnotesError(f"Grid {file.name} is no valid YAML: {' '.join(str(error).split())}.") from None
+    grid = read_yaml(file, f"Grid {file.name}")
     _check_keys(file.name, grid, _KEYS)
     if scale not in SCALES:
         raise ClipnotesError(f"The scale is {scale!r}; allowed: {', '.join(SCALES)}.")

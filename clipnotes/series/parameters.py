@@ -20,10 +20,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from clipnotes.errors import ClipnotesError
 from clipnotes.folder_names import is_folder
+from clipnotes.yaml_files import load_yaml, read_yaml
 
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 TYPES = [*_SCALARS, *(f"list[{name}]" for name in _SCALARS)]
@@ -116,7 +115,7 @@ def parse(parameters, texts):
     for name, text in texts.items():
         try:
             values[name] = text if types.get(name, "str") == "str" else load_yaml(text)
-        except yaml.YAMLError:
+        except ClipnotesError:
             raise ClipnotesError(
                 f"Parameter {name} is {text!r}, which is not a valid {types[name]}."
             ) from None
@@ -197,15 +196,6 @@ def _outside_range(domain, value):
     return None if inside else f"values {ends}"
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML follows YAML 1.1, where 1e-3 is text; everybody who writes it means a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def read_values(path):
     """Return the parameters {name: value} of a YAML file, as `papermill -f` takes it; nothing is checked but the form.
 
@@ -214,15 +204,7 @@ def read_values(path):
     path = Path(path)
     if not path.is_file():
         raise ClipnotesError(f"There is no parameter file {str(path)!r}: give a YAML file of lines `name: value`.")
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ClipnotesError(f"Parameter file {path} is no valid YAML: {' '.join(str(error).split())}.") from None
+    content = read_yaml(path, f"Parameter file {path.name}")
     if not isinstance(content or {}, dict):
-        raise ClipnotesError(f"Parameter file {path} holds a {type(content).__name__}, but must hold lines `name: value`.")
+        raise ClipnotesError(f"Parameter file {path.name} holds a {type(content).__name__}, but must hold lines `name: value`.")
     return content or {}
-
-
-def load_yaml(text):
-    """Return the value of a YAML text or open file: safe_load, but with 1e-3 read as a number."""
-    return yaml.load(text, _Loader)

@@ -1,0 +1,52 @@
+"""Text and JSON files of anybody's making, read whole or refused in one sentence that says what the file is instead."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from clipnotes.errors import ClipnotesError, shown
+
+MB = 1_000_000
+_KINDS = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"\x89HDF": "an HDF5 file", b"\x89PNG": "a picture",
+          b"\xff\xd8\xff": "a picture", b"%PDF": "a PDF file", b"\x93NUMPY": "a NumPy array", b"PAR1": "a Parquet table",
+          b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16"}
+
+
+def read_text(path: str | Path, what: str, limit: int = 200 * MB) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    what: begins the sentences, such as "Grid fig1.yaml". limit: bytes.
+    ClipnotesError: the file is missing, cannot be opened, is larger, or holds no UTF-8 text.
+    """
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(limit + 1)  # not the file's size, which a device or a pipe does not tell
+    except (OSError, ValueError) as error:
+        raise ClipnotesError(f"{what} cannot be read from {shown(str(path))}: {getattr(error, 'strerror', None) or error}."
+                             ) from None
+    if len(content) > limit:
+        raise ClipnotesError(f"{what} in {path} has more than {limit // MB} MB, the most that is read: make it smaller.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        text, place = None, error.start
+    if text is not None and "\0" not in text:
+        return text
+    kind = next((kind for start, kind in _KINDS.items() if content.startswith(start)), None)
+    kind = kind or (f"no UTF-8 text, since byte {place + 1} is 0x{content[place]:02x}" if text is None and b"\0" not in content
+                    else "a binary file")
+    raise ClipnotesError(f"{what} in {path} is {kind}: give a text file that is saved as UTF-8.")
+
+
+def read_json(path: str | Path, what: str, limit: int = 200 * MB) -> Any:
+    """The value of a JSON file; what, limit and ClipnotesError as for `read_text`, and where it is no JSON."""
+    text = read_text(path, what, limit)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        reason = f"line {error.lineno}: {error.msg}"
+    except ValueError as error:  # a number of more digits than Python reads
+        reason = str(error).split(";")[0]
+    except RecursionError:
+        reason = "it is nested too deep"
+    raise ClipnotesError(f"{what} in {path} is no valid JSON ({reason}): restore it or make it anew.")
