@@ -161,11 +161,22 @@ def test_compare_sets_our_mean_beside_the_paper(run, capsys):
         run.record(metric="accuracy", value=0.1, **keys | {"loss": "gce"})
     frame = papers.compare("ptnl", run.records, "Table 3", dataset="DTD")
     row = frame[frame["noise_rate"] == "50"].squeeze()
-    assert (row["paper"], row["status"]) == ("46.19", "secondary") and "not certain" in row["note"]
+    assert (row["reference"], row["what it is"]) == ("46.19", "quoted by LZHMS README files (DPL, POMA) and blog")
+    assert "not certain" in row["note"]
     assert (row["ours"], row["our_model"]) == ("55.00 ± 7.07 (n 2)", "RN50")
     assert set(frame.loc[frame["noise_rate"] != "50", "ours"]) == {""}
     run.compare("ptnl", item="Table 3", dataset="dtd")
-    assert "46.19" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "46.19" in shown and "Table 3: reference numbers and ours." in shown
+
+
+def test_compare_leaves_out_what_is_empty_and_says_what_every_row_is(run, capsys):
+    run.compare("imo", item="exp.log", dataset="EuroSAT")  # without a single record
+    shown = capsys.readouterr().out
+    assert "log of Tip-Adapter exp.log" in shown and "ours" not in shown
+    for paper in ("imo", "ptnl", "measured"):
+        numbers = papers.paper_numbers(paper)
+        assert set(numbers["status"]) <= set(papers.WHAT_IT_IS) and numbers["source"].all()
 
 
 def test_compare_needs_no_loss_in_the_records():
@@ -176,7 +187,6 @@ def test_compare_needs_no_loss_in_the_records():
 
 
 def test_compare_knows_what_there_is(run):
-    run.compare("imo", item="exp.log", dataset="EuroSAT")  # without a single record
     with pytest.raises(ClipnotesError, match="no paper 'coop'; known are: imo, measured, ptnl"):
         run.compare("coop", item="Table 3")
     with pytest.raises(ClipnotesError, match="no item 'Table 33'; there are: .*Table 3"):

@@ -1,4 +1,4 @@
-"""Our records beside the papers' own numbers."""
+"""Our records beside reference numbers: the papers' own, and those of reruns, logs and issues."""
 
 import re
 
@@ -18,7 +18,10 @@ _ALIASES = {
     "cliplinearprobe": "linearprobe",
     "imagenetfinetuning": "imagefinetuning",
 }
-_SHOWN = ["item", "dataset", "backbone", "method", "loss", "shots", "noise_rate", "metric"]
+_SHOWN = ["item", "dataset", "backbone", "method", "context", "loss", "shots", "noise_rate", "metric"]
+# What a row is, by its status; its source follows.
+WHAT_IT_IS = {"quoted": "stated in", "digitised": "read off", "secondary": "quoted by", "independent-rerun": "rerun by",
+              "reference-log": "log of", "measured": "measured by"}
 
 
 def paper_numbers(paper):
@@ -31,22 +34,22 @@ def paper_numbers(paper):
 
 
 def compare(paper, records, item, **filters):
-    """Return the paper's rows for `item` with our mean ± standard deviation (n) of the matching records.
+    """Return the reference rows for `item` with our mean ± standard deviation (n) of the matching records.
 
     paper: "imo", "ptnl" or "measured" (our own, on public features). records: tidy rows as `Run.records` gives
-    them. item: text that the paper's item contains as whole words, such as "Table 3". filters: column=value on the
+    them. item: text that the row's item contains as whole words, such as "Table 3". filters: column=value on the
     paper's rows.
     A record matches when metric, dataset, method, loss, shots and noise rate agree. Names are compared
     without case and punctuation; accuracies and rates are in percent, as the papers give them. Models may
-    differ: theirs is in the column backbone, ours in our_model.
+    differ: theirs is in the column backbone, ours in our_model. Few rows are a paper's own: the column "what it is" says
+    of each whether it is stated, read off a figure, a rerun, a log ..., and where it comes from.
     ClipnotesError: no row fits; it lists what there is.
     """
     rows = known_numbers(paper, item, **filters)
     ours = pd.DataFrame([_ours(row, records) for row in rows.to_dict("records")], index=rows.index)
-    paper_value = rows.apply(lambda row: with_spread(row["value"], row["std"], row["n_seeds"]), axis=1)
-    return pd.concat(
-        [rows[_SHOWN], paper_value.rename("paper"), rows["status"], ours, rows["note"]], axis=1
-    ).reset_index(drop=True)
+    reference = rows.apply(lambda row: with_spread(row["value"], row["std"], row["n_seeds"]), axis=1).rename("reference")
+    origin = (rows["status"].map(WHAT_IT_IS) + " " + rows["source"]).rename("what it is")
+    return pd.concat([rows[_SHOWN], reference, ours, origin, rows["note"]], axis=1).reset_index(drop=True)
 
 
 def known_numbers(paper, item, **filters):

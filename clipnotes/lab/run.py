@@ -180,13 +180,13 @@ class Run:
             show_table(data)
 
     def compare(self, paper, item, **filters):
-        """Show the paper's numbers for `item`, with their status and note, beside our matching records.
+        """Show reference numbers for `item`, saying what each is, beside our matching records; empty columns are left out.
 
         paper, item, filters: see `clipnotes.exhibits.papers.compare`, which returns the frame.
         """
         frame = papers.compare(paper, self.records, item, **filters)
-        frame = frame.loc[:, [c in ("ours", "our_model") or frame[c].astype(bool).any() for c in frame]]
-        show_table(frame, f"{item}: the paper's numbers and ours.", rows=60)
+        frame = frame.loc[:, [frame[column].astype(bool).any() for column in frame]]
+        show_table(frame, f"{item}: reference numbers{' and ours' * ('ours' in frame)}.", rows=60)
 
     def takeaway(self, text):
         """Show one sentence drawn from the numbers above it, and keep it for the contents page.
