@@ -434,9 +434,9 @@ def test_few_images_make_one_batch(vit, coloured):
 def test_trainings_that_cannot_be(vit, coloured):
     images, labels = coloured
     for given, options, message in [
-        (labels[:5], {}, r"^labels have shape \[5\] for 48 images; give one label an image$"),
-        (labels - 1, {}, "^labels of type torch.int64 from -1 do not fit; give whole numbers from 0$"),
-        (labels / 2, {}, "^labels of type torch.float64"),
+        (labels[:5], {}, r"^labels has shape \[5\], but there are 48 images; give one label each$"),
+        (labels - 1, {}, "^label -1 in labels is out of range; labels must be 0 or more$"),
+        (labels / 2, {}, "^labels holds values of type float64; labels must be whole numbers"),
         (labels, {"rate": 1}, "^unknown option 'rate' of the training; choose from epochs, lr, .*, seed$"),
         (labels, {"epochs": 0}, "^epochs = 0 is out of range; give 1 or more$"),
         (labels, {"lr": 1e30}, "^the loss became .* at step .* with lr = 1e\\+30; lower it$"),

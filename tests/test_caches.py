@@ -413,7 +413,7 @@ def test_bad_input():
         fit(keys[:, 1:], labels, text)
     with says("^2 rows of keys hold NaN or infinite values; encode them again$"):
         fit(torch.cat([keys[2:], torch.full((2, 16), torch.nan)]), labels, text)
-    with says(r"^labels has shape \[23\], but there are 24 rows of features; give one label a row$"):
+    with says(r"^labels has shape \[23\], but there are 24 rows of features; give one label each$"):
         fit(keys, labels[1:], text)
     with says("^label 5 in labels is out of range; labels must be 0 to 4, as there are 5 classes$"):
         fit(keys, labels.index_fill(0, torch.tensor(3), 5), text)

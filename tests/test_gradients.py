@@ -225,7 +225,7 @@ def test_bad_input(clip, data, text):
         gradient_ratio({"bare": few(clip, n_context=0)}, x, y, is_noisy)
     with says("^loss = 'mse' is unknown; choose ce, gce, mae$"):
         gradient_ratio(one, x, y, is_noisy, text=text, loss="mse")
-    with says(r"^y has shape \[79\], but there are 80 rows of features; give one label a row$"):
+    with says(r"^y has shape \[79\], but there are 80 rows of features; give one label each$"):
         gradient_ratio(one, x, y[1:], is_noisy, text=text)
     with says('^init="text" needs the text features of all 5 classes, but 0 were given'):
         gradient_ratio(one, x, y, is_noisy)

@@ -192,18 +192,20 @@ def test_the_interval_narrows_with_images_and_widens_with_the_level():
 
 def test_bad_input():
     x, y = clouds(12)
-    with says(r"^features \[12, 6\] and labels \[11\] do not fit; give \[N, d\] features and N labels$"):
+    with says(r"^y has shape \[11\], but there are 12 rows of features; give one label each$"):
         overlap(x, y[:11])
-    with says(r"^features \[2, 12, 6\] and labels \[12\] do not fit"):
+    with says("^y holds values of type float64; labels must be whole numbers"):
+        overlap(x, y + 0.5)
+    with says(r"^x has shape \[2, 12, 6\], but pairs are counted among plain features \[N, d\]; give one view$"):
         overlap(np.stack([x, x]), y)
     broken = x.copy()
     broken[[2, 5], 0] = np.nan, np.inf
-    with says("^2 feature rows hold NaN or infinite values; encode them again$"):
+    with says("^2 rows of x hold NaN or infinite values; encode them again$"):
         overlap(broken, y)
     with says("^no two rows of same class among the 12 given; the overlap needs both kinds of pairs$"):
         overlap(x, np.arange(12))
     with says("^no two rows of a different class among the 12 given"):
-        overlap(x, np.zeros(12))
+        overlap(x, np.zeros(12, int))
     with says("^features of different sizes d = 6 and 5; both sets must come from one model$"):
         cross_overlap(x, y, x[:, :5], y)
 

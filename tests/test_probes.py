@@ -10,9 +10,10 @@ from clipnotes.data import FeatureBank
 from clipnotes.data.noise import corrupt_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
+from clipnotes.methods.inputs import unit_views
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import LinearProbe, LogisticProbe, fit_probes, loss_and_gradients
-from clipnotes.methods.sgd import batch_rows, batch_views, learning_rate, make_recipe, unit_views
+from clipnotes.methods.sgd import batch_rows, batch_views, learning_rate, make_recipe
 
 
 def says(message):
@@ -159,7 +160,7 @@ def test_logistic_probe():
     assert torch.isneginf(probe.logits(x)[:, 1::2]).all() and probe.score(x, y) == model.score(x.numpy(), y.numpy())
     unit = LogisticProbe(unit=True).fit(x, y)
     assert torch.allclose(unit.logits(9 * x), unit.logits(x), atol=1e-4)
-    assert LogisticProbe().fit(x, y > 2).logits(x).shape == (70, 2)
+    assert LogisticProbe().fit(x, (y > 2).long()).logits(x).shape == (70, 2)
     with says("^all 70 labels are 3; a logistic probe needs two classes or more$"):
         LogisticProbe().fit(x, torch.full((70,), 3))
 
@@ -179,7 +180,7 @@ def test_bad_input():
         LinearProbe("text").fit(x, y)
     with says("^label 4 in y is out of range; labels must be 0 to 3, as there are 4 classes$"):
         LinearProbe().fit(x, y, n_classes=4)
-    with says(r"^y has shape \[69\], but there are 70 rows of features; give one label a row$"):
+    with says(r"^y has shape \[69\], but there are 70 rows of features; give one label each$"):
         LinearProbe().fit(x, y[1:])
     with says("^x has features of size d = 12, but d = 11 is needed; both must come from one model$"):
         LinearProbe("text").fit(x, y, text=text[:, 1:])

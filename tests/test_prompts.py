@@ -493,7 +493,7 @@ def test_bad_data(clip, problem):
         quick(clip).fit(x[:, 0], y)
     with says("^label 7 in y is out of range; labels must be 0 to 4, as there are 5 classes$"):
         quick(clip).fit(x, y.clone().fill_(7))
-    with says(r"^y has shape \[39\], but there are 40 rows of features; give one label a row$"):
+    with says(r"^y has shape \[39\], but there are 40 rows of features; give one label each$"):
         quick(clip).fit(x, y[1:])
     broken = x.clone()
     broken[3] = float("nan")

@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import class_labels
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import class_labels, unit_features
+from clipnotes.methods.inputs import unit_features
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.sgd import generator
 

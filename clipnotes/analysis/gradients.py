@@ -5,13 +5,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import class_labels
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import class_labels
+from clipnotes.methods.inputs import unit_views
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import LinearProbe, fit_probes, loss_and_gradients
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.prompts_training import fit_many, training_data
-from clipnotes.methods.sgd import generator, unit_views
+from clipnotes.methods.sgd import generator
 
 IMAGES_AT_ONCE = 16  # bounds the memory of the text tower
 

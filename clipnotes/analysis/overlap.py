@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
 
 
@@ -59,13 +60,10 @@ def cross_overlap(x, y, other_x, other_y, bins=200, max_images=2500, draws=1000,
 
 def checked(x, y, seed, max_images):
     """Unit features and labels, at most `max_images` random rows of them."""
-    x, y = torch.as_tensor(x).float(), torch.as_tensor(y).long()
-    if x.ndim != 2 or y.shape != x.shape[:1]:
-        raise ClipnotesError(f"features {list(x.shape)} and labels {list(y.shape)} do not fit; "
-                             "give [N, d] features and N labels")
-    if not torch.isfinite(x).all():
-        raise ClipnotesError(f"{int((~torch.isfinite(x)).any(1).sum())} feature rows hold NaN or infinite values; "
-                             "encode them again")
+    x = feature_matrix(x, "x").float()
+    if x.ndim != 2:
+        raise ClipnotesError(f"x has shape {list(x.shape)}, but pairs are counted among plain features [N, d]; give one view")
+    y = class_labels(y, "y", len(x))
     if len(x) > max_images:
         rows = torch.from_numpy(np.random.default_rng(seed).choice(len(x), max_images, replace=False))
         x, y = x[rows], y[rows]

@@ -15,6 +15,7 @@ from torch import nn
 
 from clipnotes.backbone.adapters import Adapters, attach
 from clipnotes.backbone.clip import ImageReader, pixel_statistics
+from clipnotes.checks import class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 
@@ -57,7 +58,7 @@ def train_supervised(clip, images, labels, adapters=None, recipe=None, checkpoin
     Raises ClipnotesError for labels that do not fit, bad options, a checkpoint of another training, and divergence.
     """
     recipe = make_recipe(Recipe, RECIPES, recipe, options, adapters)
-    labels = checked_labels(labels, len(images))
+    labels = class_labels(labels, "labels", len(images), of="images").cpu()
     adapters = adapters or Adapters(clip.model.visual, width=recipe.width, scale=recipe.scale)
     adapted = attach(clip, adapters)
     with torch.random.fork_rng():
@@ -91,15 +92,6 @@ class LabelledImages(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return self.reader[index], self.labels[index]
-
-
-def checked_labels(labels, n_images):
-    labels = torch.as_tensor(labels)
-    if labels.shape != (n_images,) or not n_images:
-        raise ClipnotesError(f"labels have shape {list(labels.shape)} for {n_images} images; give one label an image")
-    if labels.is_floating_point() or labels.min() < 0:
-        raise ClipnotesError(f"labels of type {labels.dtype} from {labels.min().item()} do not fit; give whole numbers from 0")
-    return labels.long().cpu()
 
 
 def training_preprocess(clip, normalise):

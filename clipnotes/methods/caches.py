@@ -14,9 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.caches_search import best_on_grid, best_over_alpha, climb, named_grid
-from clipnotes.methods.inputs import class_labels, not_negative, unit_features
+from clipnotes.methods.inputs import not_negative, unit_features
 
 
 class TipAdapter:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from clipnotes.checks import class_labels
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import class_labels, not_negative, unit_features
+from clipnotes.methods.inputs import not_negative, unit_features
 
 
 class Centring:

@@ -15,12 +15,13 @@ from clipnotes.backbone.clip import POCKET, ImageReader, load_clip
 from clipnotes.backbone.prompt_encoding import prompt_encoder
 from clipnotes.backbone.text import fill
 from clipnotes.backbone.text_towers import token_ids
+from clipnotes.checks import class_labels
 from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import class_labels, unit_features
+from clipnotes.methods.inputs import unit_features, unit_views
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import Classifier
-from clipnotes.methods.sgd import make_recipe, train, unit_views
+from clipnotes.methods.sgd import make_recipe, train
 
 
 class TextEncoderTuning(Classifier):

@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import class_labels
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import class_labels, not_negative, unit_features
+from clipnotes.methods.inputs import not_negative, unit_features, unit_views
 from clipnotes.methods.losses import gce_of, loss_function
-from clipnotes.methods.sgd import batch_rows, batch_views, check_loss, generator, learning_rate, make_recipe, unit_views
+from clipnotes.methods.sgd import batch_rows, batch_views, check_loss, generator, learning_rate, make_recipe
 
 INITS = ("random", "text", "zero")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import class_labels
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import class_labels
+from clipnotes.methods.inputs import unit_views
 from clipnotes.methods.losses import gce_losses, loss_function
-from clipnotes.methods.sgd import batch_rows, batch_views, check_loss, learning_rate, unit_views
+from clipnotes.methods.sgd import batch_rows, batch_views, check_loss, learning_rate
 
 # Numbers in one layer's states of all models that are trained together: some 2 GB over the 12 layers of CLIP's text tower.
 STATES_AT_ONCE = 2**21

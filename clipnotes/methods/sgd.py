@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import not_negative, unit_features
+from clipnotes.methods.inputs import not_negative
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,6 @@ def batch_views(n_views, n, epochs, seed):
     random = generator(seed, "views")
     for _ in range(epochs):
         yield torch.randint(n_views, (n,), generator=random)
-
-
-def unit_views(x, name, width=None):
-    """Unit features [V, N, d], every view by itself, of features [N, d] (V = 1) or [V, N, d]; checks as `unit_features`."""
-    x = torch.as_tensor(x)
-    if x.ndim != 3:
-        return unit_features(x, name, width)[None]
-    return unit_features(x.reshape(-1, x.shape[-1]), name, width).view(x.shape)
 
 
 def train(recipe, parameters, batch_loss, n, n_views=1, after_epoch=None, desc="training", progress=True):
