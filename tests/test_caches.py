@@ -463,13 +463,14 @@ def test_bad_input():
 def test_caches_of_real_features(shared):
     folder = shared / "data" / "clip_vitb32"
     bank = FeatureBank.load(folder / "dtd.npz")
-    generic = torch.cat([FeatureBank.load(folder / f"{n}.npz").train_x for n in ("imagenet", "food101", "sun397")])
+    generic = torch.cat([FeatureBank.load(folder / f"{n}.npz").train.x for n in ("imagenet", "food101", "sun397")])
     whiten = Whitening().fit(generic).transform
-    (val_x, val_y), (test_x, test_y) = bank.split("val"), bank.split("test")
+    (val_x, val_y), (test_x, test_y) = ((part.unit(), part.y) for part in (bank.val, bank.test))
     zero_shot = 100 * ZeroShot(bank.text).score(test_x, test_y)
     betas, scores = np.geomspace(0.5, 20, 16), {}
     for shots in (1, 16):
-        x, y = bank.few_shot(shots, 1).split("train")
+        few = bank.few_shot(shots, 1).train
+        x, y = few.unit(), few.y
         for kind, make in MODELS.items():
             model = make().fit(x, y, bank.text).search(val_x, val_y, betas=betas)
             plus = make().fit(x, y, bank.text, whiten(x)).search(val_x, val_y, whiten(val_x), betas=betas)

@@ -157,14 +157,15 @@ def test_bad_input():
 def whitenings(shared):
     """Centring and half and full whitening learnt on generic images of real CLIP, without labels."""
     folder = shared / "data" / "clip_vitb32"
-    x = torch.cat([FeatureBank.load(folder / f"{name}.npz").train_x for name in ("imagenet", "food101", "sun397")])
+    x = torch.cat([FeatureBank.load(folder / f"{name}.npz").train.x for name in ("imagenet", "food101", "sun397")])
     assert len(x) == 6792
     return {None: None, 0.5: Whitening(0.5).fit(x).transform, 1.0: Whitening(1.0).fit(x).transform}
 
 
 def nearest_mean(bank, transform, shots, seed):
     """Test accuracy (%) of the nearest class mean of `shots` images a class."""
-    (x, y), (test_x, test_y) = (bank.few_shot(shots, seed) if shots < 16 else bank).split("train"), bank.split("test")
+    train = (bank.few_shot(shots, seed) if shots < 16 else bank).train
+    (x, y), (test_x, test_y) = ((part.unit(), part.y) for part in (train, bank.test))
     if transform:
         x, test_x = transform(x), transform(test_x)
     means = F.normalize(torch.zeros(bank.n_classes, x.shape[1]).index_add_(0, y, x), dim=1)
@@ -182,7 +183,7 @@ TABLE = {  # overlap area, accuracy for 16 shots: original, half, full
 @pytest.mark.parametrize("name", TABLE)
 def test_whitening_of_real_features(name, whitenings, shared):
     bank = FeatureBank.load(shared / "data" / "clip_vitb32" / f"{name}.npz")
-    test_x, test_y = bank.split("test")
+    test_x, test_y = bank.test.unit(), bank.test.y
     few = {}
     for power, transform in whitenings.items():
         area, accuracy = TABLE[name][power]

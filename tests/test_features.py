@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipnotes.data import FeatureBank, Task, encode_task, few_shot
+from clipnotes.data import FeatureBank, FeatureSplit, Task, encode_task, few_shot
 from clipnotes.data.cache import cache_dir, cached
 from clipnotes.data.tasks import Split
 from clipnotes.errors import ClipnotesError
@@ -46,26 +46,26 @@ def parts(views=None, seed=0):
 def test_a_bank_comes_back_from_a_file(suffix, views, tmp_path):
     text = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     paths = [f"ü/{i}.jpg" for i in range(12)]
-    bank = FeatureBank("toy", **parts(views), classnames=NAMES, text=text, train_path=paths)
+    bank = FeatureBank.from_arrays("toy", parts(views) | {"classnames": NAMES, "text": text, "train_path": paths})
     path = tmp_path / "new" / f"toy.{suffix}"
     bank.save(path)
     loaded = FeatureBank.load(str(path))
-    assert loaded.name == "toy" and loaded.classnames == NAMES and loaded.train_path == paths
-    for key in ("train_x", "train_y", "test_x", "test_y", "text"):
-        a, b = getattr(bank, key), getattr(loaded, key)
-        assert a.dtype == b.dtype and torch.equal(a, b)
-    assert loaded.train_x.dtype == torch.float32 and loaded.train_y.dtype == torch.int64
-    assert loaded.val_x is None and loaded.n_classes == 3 and loaded.dim == 8
+    assert loaded.name == "toy" and loaded.classnames == NAMES and loaded.train.path == paths
+    pairs = [(bank.train.x, loaded.train.x), (bank.train.y, loaded.train.y), (bank.test.x, loaded.test.x),
+             (bank.test.y, loaded.test.y), (bank.text, loaded.text)]
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+    assert loaded.train.x.dtype == torch.float32 and loaded.train.y.dtype == torch.int64
+    assert list(loaded.splits) == ["train", "test"] and loaded.n_classes == 3 and loaded.dim == 8
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file stays
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_a_bank_may_be_no_more_than_one_split(suffix, tmp_path):
     path = tmp_path / f"b.{suffix}"
-    FeatureBank("b", val_x=torch.eye(4), val_y=[0, 0, 1, 5]).save(path)
+    FeatureBank("b", {"val": FeatureSplit(torch.eye(4), [0, 0, 1, 5])}).save(path)
     loaded = FeatureBank.load(path)
     assert loaded.classnames is None and loaded.text is None and loaded.n_classes == 6
-    assert list(loaded.splits()) == ["val"]
+    assert list(loaded.splits) == ["val"]
 
 
 def test_banks_of_others_half_precision_short_labels_and_further_keys(tmp_path):
@@ -78,8 +78,8 @@ def test_banks_of_others_half_precision_short_labels_and_further_keys(tmp_path):
         model=np.array("ViT-B/32"),
     )
     bank = FeatureBank.load(tmp_path / "b.npz")
-    assert bank.train_x.dtype == torch.float32 and bank.train_y.dtype == torch.int64 and bank.classnames == NAMES
-    assert np.array_equal(bank.train_x, content["train_x"].astype(np.float16))
+    assert bank.train.x.dtype == torch.float32 and bank.train.y.dtype == torch.int64 and bank.classnames == NAMES
+    assert np.array_equal(bank.train.x, content["train_x"].astype(np.float16))
 
 
 class Harmful:
@@ -95,8 +95,8 @@ def test_pickles_and_damaged_files_are_refused(tmp_path):
     np.savez(tmp_path / "object.npz", train_x=np.array([Harmful(trace)], dtype=object), train_y=[0])
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Harmful(trace)))
     (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps(Harmful(trace)))
-    FeatureBank("b", **parts()).save(tmp_path / "cut.npz")
-    FeatureBank("b", **parts()).save(tmp_path / "cut.safetensors")
+    FeatureBank.from_arrays("b", parts()).save(tmp_path / "cut.npz")
+    FeatureBank.from_arrays("b", parts()).save(tmp_path / "cut.safetensors")
     for path in tmp_path.glob("cut.*"):
         path.write_bytes(path.read_bytes()[:-30])
     for name in ("object.npz", "pickle.npz", "pickle.safetensors", "cut.npz", "cut.safetensors"):
@@ -112,7 +112,7 @@ def test_file_names(tmp_path):
     with says("^feature file gone.npz does not exist; check the path, or make it with `clipnotes features`$"):
         FeatureBank.load("gone.npz")
     with says("^cannot save a bank as b.csv; the name must end in .npz or .safetensors$"):
-        FeatureBank("b", **parts()).save(tmp_path / "b.csv")
+        FeatureBank.from_arrays("b", parts()).save(tmp_path / "b.csv")
 
 
 # --- what a bank must be ------------------------------------------------------------------------------------------
@@ -143,40 +143,42 @@ def with_nan():
 )
 def test_bad_content(change, message):
     with says(f"^bank toy: {message}"):
-        FeatureBank("toy", **(parts() | {"classnames": NAMES} | change))
+        FeatureBank.from_arrays("toy", parts() | {"classnames": NAMES} | change)
 
 
 def test_a_bank_needs_a_split():
-    with says("^bank toy has no split; give at least one of train_x, val_x, test_x$"):
+    with says("^bank toy has no split; give at least one of train, val and test$"):
         FeatureBank("toy", classnames=NAMES)
     with says("^bank toy: label -2 in train_y is out of range; labels must be 0 or more$"):
-        FeatureBank("toy", train_x=np.zeros((1, 8)), train_y=[-2])
+        FeatureBank("toy", {"train": FeatureSplit(np.zeros((1, 8)), [-2])})
 
 
-def test_splits_are_handed_out_as_unit_features():
-    content = parts()
-    x, y = FeatureBank("toy", **content).split("test")
-    assert np.allclose(x, content["test_x"] / np.linalg.norm(content["test_x"], axis=1, keepdims=True), atol=1e-6)
-    assert np.array_equal(y, content["test_y"])
+def test_features_are_raw_and_unit_only_where_asked_for():
+    content = parts(views=4)
+    bank = FeatureBank.from_arrays("toy", content)
+    assert np.array_equal(bank.test.x, content["test_x"]) and np.array_equal(bank.test.y, content["test_y"])
+    for part, plain in ((bank.test, content["test_x"]), (bank.train, content["train_x"].mean(0))):
+        assert np.allclose(part.unit(), plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
+        assert part.unit().shape == (len(part), 8)
     with says("^bank toy has no val split; it has train, test$"):
-        FeatureBank("toy", **content).split("val")
+        bank.val  # noqa: B018
 
 
 @pytest.mark.parametrize("views", [None, 4])
 def test_few_shots_of_a_bank(views):
     paths = [f"{i}.jpg" for i in range(12)]
-    bank = FeatureBank("toy", **parts(views), classnames=NAMES, train_path=paths)
+    bank = FeatureBank.from_arrays("toy", parts(views) | {"classnames": NAMES, "train_path": paths})
     few, rows = bank.few_shot(2, seed=5), few_shot(parts()["train_y"], 2, 5)
-    assert torch.equal(few.train_x, bank.train_x[..., rows, :]) and few.train_y.tolist() == [0, 0, 1, 1, 2, 2]
-    assert few.train_path == [paths[row] for row in rows]
-    assert few.test_x is bank.test_x and len(bank.train_y) == 12
+    assert torch.equal(few.train.x, bank.train.x[..., rows, :]) and few.train.y.tolist() == [0, 0, 1, 1, 2, 2]
+    assert few.train.path == [paths[row] for row in rows]
+    assert few.test.x is bank.test.x and len(bank.train.y) == 12
     with says(r"^class 0 \(cat\) has 4 training images, fewer than shots=5; ask for at most 4 shots$"):
         bank.few_shot(5, seed=1)
 
 
 def test_few_shots_need_a_training_split():
     with says("^bank toy has no train split; it has val$"):
-        FeatureBank("toy", val_x=torch.eye(2), val_y=[0, 1]).few_shot(1, seed=1)
+        FeatureBank("toy", {"val": FeatureSplit(torch.eye(2), [0, 1])}).few_shot(1, seed=1)
 
 
 # --- the disk cache -----------------------------------------------------------------------------------------------
@@ -305,10 +307,10 @@ def test_a_task_is_encoded_once():
     assert clip.seen == 12 and torch.equal(bank.text, torch.eye(3)[:2]) and bank.classnames == ["a", "b"]
     for split in ("train", "val", "test"):
         part = getattr(task, split)
-        assert np.allclose(getattr(bank, f"{split}_x"), part.images.mean((1, 2)))
-        assert torch.equal(getattr(bank, f"{split}_y"), part.labels)
+        assert np.allclose(getattr(bank, split).x, part.images.mean((1, 2)))
+        assert torch.equal(getattr(bank, split).y, part.labels)
     again = encode_task(clip, toy_task())
-    assert clip.seen == 12 and torch.equal(again.train_x, bank.train_x)
+    assert clip.seen == 12 and torch.equal(again.train.x, bank.train.x)
 
 
 @pytest.mark.parametrize(
@@ -332,4 +334,4 @@ def test_a_subset_of_a_split_is_not_the_split():
     few = Task("toy", task.train.take([4, 1]), task.val, task.test, ["a", "b"], ["{}"])
     clip = FakeClip()
     bank = encode_task(clip, few)
-    assert clip.seen == 2 and np.allclose(bank.train_x, task.train.images[[4, 1]].mean((1, 2)))
+    assert clip.seen == 2 and np.allclose(bank.train.x, task.train.images[[4, 1]].mean((1, 2)))

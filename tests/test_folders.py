@@ -214,8 +214,8 @@ def test_an_image_that_was_replaced_is_encoded_again(birds, clip):
     (replaced.parent / "500.png").replace(replaced)
     assert load_task(f"folder:{birds}").test.take([1, 2]).fingerprint == kept
     second = encode_task(clip, load_task(f"folder:{birds}"), progress=False)
-    assert not torch.equal(second.test_x[0], first.test_x[0]) and torch.equal(second.test_x[1:], first.test_x[1:])
-    assert torch.equal(second.test_x, clip.encode_images(again.test.images, progress=False))
+    assert not torch.equal(second.test.x[0], first.test.x[0]) and torch.equal(second.test.x[1:], first.test.x[1:])
+    assert torch.equal(second.test.x, clip.encode_images(again.test.images, progress=False))
     before, state = again.test.fingerprint, os.stat(replaced)
     assert load_task(f"folder:{birds}").test.fingerprint == before
     os.utime(replaced, ns=(state.st_atime_ns, state.st_mtime_ns + 1000))  # the time alone may tell another image

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clipnotes.analysis import cross_overlap, linear_probe_accuracy, mean_ci, overlap, transfer, transfer_table
 from clipnotes.analysis.overlap import image_histograms, resampled_areas
-from clipnotes.data import FeatureBank
+from clipnotes.data import FeatureBank, FeatureSplit
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
 
@@ -218,7 +218,7 @@ def test_bad_input():
 )
 def test_areas_of_real_features(name, rows, area, shared):
     bank = FeatureBank.load(shared / "data" / "clip_vitb32" / f"{name}.npz")
-    result = overlap(bank.test_x, bank.test_y, max_images=rows, draws=100)
+    result = overlap(bank.test.x, bank.test.y, max_images=rows, draws=100)
     assert result.area == pytest.approx(area, abs=0.01)
     assert result.interval[0] < result.area < result.interval[1]
 
@@ -226,7 +226,7 @@ def test_areas_of_real_features(name, rows, area, shared):
 @pytest.mark.parametrize("name, accuracy", [("dtd", 44.68), ("stanford_cars", 58.45)])
 def test_zero_shot_accuracy_of_real_features(name, accuracy, shared):
     bank = FeatureBank.load(shared / "data" / "clip_vitb32" / f"{name}.npz")
-    assert 100 * ZeroShot(bank.text).score(bank.test_x, bank.test_y) == pytest.approx(accuracy, abs=0.06)
+    assert 100 * ZeroShot(bank.text).score(bank.test.x, bank.test.y) == pytest.approx(accuracy, abs=0.06)
 
 
 # --- means and tables ---------------------------------------------------------------------------------------------
@@ -257,13 +257,14 @@ def test_mean_ci_of_one_value_knows_no_width():
 @pytest.fixture
 def fake_bank():
     (x, y), centres = clouds(160, classes=4, spread=0.6, seed=3), clouds(4, classes=4, spread=0, seed=3)[0]
-    return FeatureBank("toy", x[:80], y[:80], x[80:120], y[80:120], x[120:], y[120:], text=centres)
+    rows = {"train": slice(80), "val": slice(80, 120), "test": slice(120, None)}
+    return FeatureBank("toy", {split: FeatureSplit(x[part], y[part]) for split, part in rows.items()}, text=centres)
 
 
 def test_linear_probe(fake_bank):
     assert linear_probe_accuracy(fake_bank, 8, 1) > 0.85
     assert linear_probe_accuracy(fake_bank, 8, 1) == linear_probe_accuracy(fake_bank, 8, 1)
-    fake_bank.test_y = (fake_bank.test_y + 1) % 4
+    fake_bank.test.y = (fake_bank.test.y + 1) % 4
     assert linear_probe_accuracy(fake_bank, 8, 1) < 0.15  # it is the test split that counts
 
 
@@ -283,7 +284,7 @@ def test_transfer_table(fake_bank, monkeypatch):
     }
     assert (row["classes"], row["chance"]) == (4, 25)
     assert row["zero-shot"] == pytest.approx(
-        100 * ZeroShot(fake_bank.text).score(fake_bank.test_x, fake_bank.test_y), abs=0.05
+        100 * ZeroShot(fake_bank.text).score(fake_bank.test.x, fake_bank.test.y), abs=0.05
     )
     for method, values in accuracies.items():
         assert row[method] == pytest.approx(np.mean(values), abs=0.05)

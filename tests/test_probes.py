@@ -202,7 +202,7 @@ def test_bad_input():
 def test_probes_on_real_features(shared):
     """Oxford Pets, ViT-B/32, 16 shots; cross entropy as measured elsewhere with the same recipe, a mean of two seeds."""
     bank = FeatureBank.load(shared / "data" / "clip_vitb32" / "oxford_pets.npz")
-    (x, y), (test_x, test_y) = bank.split("train"), bank.split("test")
+    (x, y), (test_x, test_y) = ((part.unit(), part.y) for part in (bank.train, bank.test))
     rates = (0, 0.125, 0.25, 0.5)
     runs = [("ce", "random", rate, seed) for rate in rates for seed in (1, 2)]
     runs += [("gce", init, rate, 1) for init in ("random", "zero") for rate in (0, 0.5)]

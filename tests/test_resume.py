@@ -118,7 +118,7 @@ def test_the_command_goes_on_after_a_kill_and_its_bank_is_the_same(shapes, tmp_p
     for key in ("train_x", "val_x", "test_x", "train_y", "val_y", "test_y", "text"):
         assert torch.equal(getattr(bank, key), getattr(unbroken, key)), key
     assert bank.classnames == ["round", "square"]
-    assert torch.equal(bank.train_x, clip.encode_images(task.train.images, batch_size=8, progress=False))
+    assert torch.equal(bank.train.x, clip.encode_images(task.train.images, batch_size=8, progress=False))
 
 
 @pytest.mark.parametrize("batches", [0, 1, 4, 6])
@@ -229,7 +229,7 @@ def test_the_command_passes_shots_views_and_format_on(shapes, tmp_path, clip, ca
               "--workers", "0", "--device", "cpu", "--model", "pocket-vit"])
     assert caught.value.code == 0 and "train 2x6x128" in capsys.readouterr().out
     task = load_task(f"folder:{shapes}", shots=3, seed=5)
-    assert torch.equal(FeatureBank.load(out).train_x, clip.encode_views(task.train.images, 2, seed=5, progress=False))
+    assert torch.equal(FeatureBank.load(out).train.x, clip.encode_views(task.train.images, 2, seed=5, progress=False))
 
 
 @pytest.mark.parametrize("arguments, message", [

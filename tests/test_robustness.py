@@ -6,8 +6,7 @@ import torch
 
 from clipnotes.analysis.robustness import fine_tuning_accuracies, fit_all, noisy_accuracies, noisy_shots, probe_accuracies
 from clipnotes.analysis.statistics import verdict
-from clipnotes.data import encode_task, load_task
-from clipnotes.data.features import FeatureBank
+from clipnotes.data import FeatureBank, encode_task, load_task
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning, image_tower
@@ -32,22 +31,22 @@ def bank(clip):
 
 def test_shots_are_those_of_the_clean_draw(bank):
     noisy = noisy_shots(bank, 4, 0.5, seed=3)
-    assert torch.equal(bank.train_x[noisy.indices], bank.few_shot(4, 3).train_x)
-    true_y = bank.train_y[noisy.indices]
+    assert torch.equal(bank.train.x[noisy.indices], bank.few_shot(4, 3).train.x)
+    true_y = bank.train.y[noisy.indices]
     assert torch.equal(noisy.is_noisy, noisy.labels != true_y) and noisy.rate == 0.5
     assert torch.equal(noisy_shots(bank, 4, 0.0, seed=3).labels, true_y)
 
 
 def test_confusion_noise_is_what_zero_shot_likes_best(bank):
     noisy = noisy_shots(bank, 4, 0.5, "confusion", seed=1)
-    scores = ZeroShot(bank.text).logits(bank.train_x[noisy.indices])
-    scores[torch.arange(len(noisy)), bank.train_y[noisy.indices]] = -torch.inf
+    scores = ZeroShot(bank.text).logits(bank.train.x[noisy.indices])
+    scores[torch.arange(len(noisy)), bank.train.y[noisy.indices]] = -torch.inf
     assert torch.equal(noisy.labels[noisy.is_noisy], scores.argmax(1)[noisy.is_noisy])
 
 
 def test_the_released_sampler_draws_from_the_whole_training_split(bank):
     noisy = noisy_shots(bank, 4, 0.5, "ptnl", seed=1)
-    assert torch.equal(noisy.is_noisy, noisy.labels != bank.train_y[noisy.indices])
+    assert torch.equal(noisy.is_noisy, noisy.labels != bank.train.y[noisy.indices])
     assert noisy.labels.bincount().max() <= 4
 
 
@@ -68,7 +67,7 @@ def test_no_data_sets_and_no_wrong_labels_leave_a_table_of_the_same_form(clip, b
 
 def test_each_method_is_the_one_fitted_by_hand(clip, bank):
     noisy = noisy_shots(bank, 4, 0.5, seed=2)
-    x, y, test = bank.train_x[noisy.indices], noisy.labels, bank.split("test")
+    x, y, test = bank.train.x[noisy.indices], noisy.labels, bank.test
     names = bank.classnames
 
     def rate(method):
@@ -79,10 +78,10 @@ def test_each_method_is_the_one_fitted_by_hand(clip, bank):
            "CLS Tuning": PromptTuning(clip, names, learn="classnames", lr=rate("CLS Tuning"), epochs=2, seed=2),
            "Ctx-4": PromptTuning(clip, names, n_context=4, lr=rate("Prompt Tuning"), epochs=2, seed=2),
            "TEnc-FT": TextEncoderTuning(clip, names, lr=rate("TEnc-FT"), epochs=2, seed=2, progress=False)}
-    accuracies = {name: model.fit(x, y).score(*test) for name, model in own.items()}
+    accuracies = {name: model.fit(x, y).score(test.x, test.y) for name, model in own.items()}
     for name, init in (("Classifier-R", "random"), ("Linear Probe", "random"), ("Classifier-C", "text")):
         probe = LinearProbe(init, scale=clip.logit_scale, lr=rate(name), epochs=2, seed=2)
-        accuracies[name] = probe.fit(x, y, text=bank.text).score(*test)
+        accuracies[name] = probe.fit(x, y, text=bank.text).score(test.x, test.y)
     table = noisy_accuracies(clip, {"digits": bank}, list(accuracies), **SHORT)
     chosen = table[(table["noise_rate"] == 0.5) & (table["seed"] == 2)].set_index("method")["accuracy"]
     for name, accuracy in accuracies.items():
@@ -103,10 +102,10 @@ def test_bare_class_names_do_not_feel_noise(clip, bank):
 
 
 def test_probes_on_stored_features_need_no_clip(bank):
-    stored = FeatureBank("digits", bank.train_x, bank.train_y, test_x=bank.test_x, test_y=bank.test_y)
+    stored = FeatureBank("digits", {"train": bank.train, "test": bank.test})
     table = probe_accuracies({"digits": stored}, rates=(0.0,), seeds=(1,), shots=4, epochs=3, progress=False)
     few = stored.few_shot(4, 1)
-    assert table["accuracy"].item() == LinearProbe(epochs=3).fit(*few.split("train")).score(*few.split("test"))
+    assert table["accuracy"].item() == LinearProbe(epochs=3).fit(few.train.x, few.train.y).score(few.test.x, few.test.y)
 
 
 def test_images_are_drawn_and_mislabelled_as_for_all_others(clip, bank):
@@ -133,7 +132,7 @@ def test_unbatched_models_are_fitted_too(clip, bank):
     given = [noisy_shots(bank, 4, 0.0, seed=1)] * 2
     models = [build(method, clip, bank.classnames, "pocket", epochs=1) for method in ("TEnc-FT", "Linear Probe")]
     assert fit_all(models, bank, given, progress=False) == models
-    assert all(0 <= model.score(*bank.split("test")) <= 1 for model in models)
+    assert all(0 <= model.score(bank.test.x, bank.test.y) <= 1 for model in models)
 
 
 # --- recipes and verdicts -----------------------------------------------------------------------------------------

@@ -316,7 +316,7 @@ def test_a_set_for_testing_only_loads_without_shots_and_is_encoded(tmp_path, cli
     _, manifest = write_layout("imagenet_a", tmp_path)
     task = load_task(manifest, data_root=tmp_path)
     bank = encode_task(clip, task, progress=False)
-    assert len(task.train) == len(task.val) == 0 and bank.test_x.shape == (200, clip.dim) and bank.n_classes == 200
+    assert len(task.train) == len(task.val) == 0 and bank.test.x.shape == (200, clip.dim) and bank.n_classes == 200
     assert check_dataset(manifest, tmp_path) == []
     with says("^imagenet_a is for testing only and has no training images, but shots=4 was asked for; use shots=0"):
         load_task(manifest, shots=4, data_root=tmp_path)

@@ -51,11 +51,11 @@ def test_adapters_see_views_too(clip, task):
 
 def test_a_task_is_encoded_in_views_of_its_training_images(clip, task):
     plain, bank = encode_task(clip, task, progress=False), encode_task(clip, task, progress=False, views=2)
-    assert bank.train_x.shape == (2, len(task.train), clip.dim)
-    assert torch.equal(bank.test_x, plain.test_x) and torch.equal(bank.val_x, plain.val_x)
-    assert torch.equal(bank.train_x, encode_task(clip, task, progress=False, views=2).train_x)  # from the cache
-    assert not torch.equal(bank.train_x, encode_task(clip, task, progress=False, views=2, view_seed=2).train_x)
-    assert bank.few_shot(1, 1).train_x.shape == (2, 20, clip.dim)
+    assert bank.train.x.shape == (2, len(task.train), clip.dim)
+    assert torch.equal(bank.test.x, plain.test.x) and torch.equal(bank.val.x, plain.val.x)
+    assert torch.equal(bank.train.x, encode_task(clip, task, progress=False, views=2).train.x)  # from the cache
+    assert not torch.equal(bank.train.x, encode_task(clip, task, progress=False, views=2, view_seed=2).train.x)
+    assert bank.few_shot(1, 1).train.x.shape == (2, 20, clip.dim)
 
 
 @pytest.mark.parametrize("crop", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5)])

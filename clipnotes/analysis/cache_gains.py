@@ -19,9 +19,9 @@ def fit_cache_model(method, bank, corrected=None, logit_scale=100.0):
         raise ClipnotesError(f"cache model {method!r} is unknown; choose from {', '.join(CACHE_MODELS)}")
     if bank.text is None:
         raise ClipnotesError(f"bank {bank.name} has no text features, which every cache model needs; add `text`")
-    keys, val_x = (corrected.train_x, corrected.val_x) if corrected else (None, None)
-    model = CACHE_MODELS[method](logit_scale=logit_scale).fit(bank.train_x, bank.train_y, bank.text, affinity_keys=keys)
-    return model.search(bank.val_x, bank.val_y, val_x)
+    keys, val_x = (corrected.train.x, corrected.val.x) if corrected else (None, None)
+    model = CACHE_MODELS[method](logit_scale=logit_scale).fit(bank.train.x, bank.train.y, bank.text, affinity_keys=keys)
+    return model.search(bank.val.x, bank.val.y, val_x)
 
 
 def cache_accuracies(banks, shots, seeds, methods=tuple(CACHE_MODELS), logit_scale=100.0, progress=True):
@@ -35,7 +35,7 @@ def cache_accuracies(banks, shots, seeds, methods=tuple(CACHE_MODELS), logit_sca
 
     jobs = [(name, k, seed, method) for name in banks for k in shots for seed in seeds for method in methods]
     rows = [{"dataset": name, "method": "zero-shot", "features": "original", "shots": 0, "seed": 0,
-             "accuracy": ZeroShot(kinds["original"].text).score(kinds["original"].test_x, kinds["original"].test_y)}
+             "accuracy": ZeroShot(kinds["original"].text).score(kinds["original"].test.x, kinds["original"].test.y)}
             for name, kinds in banks.items()]
     for name, k, seed, method in tqdm(jobs, desc="cache models", disable=not progress, leave=False):
         few = {kind: bank.few_shot(k, seed) for kind, bank in banks[name].items()}
@@ -43,7 +43,7 @@ def cache_accuracies(banks, shots, seeds, methods=tuple(CACHE_MODELS), logit_sca
         for kind, corrected in few.items():
             corrected = None if kind == "original" else corrected
             model = fit_cache_model(method, bank, corrected, logit_scale)
-            score = model.score(bank.test_x, bank.test_y, corrected.test_x if corrected else None)
+            score = model.score(bank.test.x, bank.test.y, corrected.test.x if corrected else None)
             rows.append({"dataset": name, "method": method, "features": kind, "shots": k, "seed": seed, "accuracy": score})
     return pd.DataFrame(rows)
 

@@ -132,10 +132,10 @@ class StoredSets:
             raise ClipnotesError("no generic data set is named, which every correction learns from; name files of the folder")
         features, labels, first = [], [], 0
         for name in self.generic_names:
-            x, y = self.bank(name, inside).split("train")
-            features.append(x)
-            labels.append(y + first)
-            first += int(y.max()) + 1
+            train = self.bank(name, inside).train
+            features.append(train.unit())
+            labels.append(train.y + first)
+            first += int(train.y.max()) + 1
         return torch.cat(features), torch.cat(labels)
 
 
@@ -156,6 +156,6 @@ def corrected_banks(sets, names, corrections):
 def transformed(bank, corrections):
     """A FeatureBank with every split passed through fitted corrections (`methods.Whitening` and its kin) in turn."""
     for correction in corrections:
-        changed = {f"{split}_x": correction.transform(x) for split, x in bank.splits().items()}
-        bank = replace(bank, text=None, **changed)
+        changed = {split: replace(part, x=correction.transform(part.x)) for split, part in bank.splits.items()}
+        bank = replace(bank, text=None, splits=changed)
     return bank

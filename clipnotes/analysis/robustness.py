@@ -28,10 +28,10 @@ def noisy_shots(bank, shots, rate, kind="uniform", seed=1):
     kind, rate: see `corrupt_labels`; "confusion" needs the bank's text features, "ptnl" its whole training split.
     """
     if kind == "ptnl":
-        return corrupt_labels(bank.train_y, rate, kind, bank.n_classes, seed, shots=shots)
-    rows = torch.from_numpy(few_shot(bank.train_y, shots, seed, bank.classnames or range(bank.n_classes)))
-    favourites = ZeroShot(bank.text).logits(unit_features(bank.train_x[..., rows, :], "x")) if kind == "confusion" else None
-    return replace(corrupt_labels(bank.train_y[rows], rate, kind, bank.n_classes, seed, favourites), indices=rows)
+        return corrupt_labels(bank.train.y, rate, kind, bank.n_classes, seed, shots=shots)
+    rows = torch.from_numpy(few_shot(bank.train.y, shots, seed, bank.classnames or range(bank.n_classes)))
+    favourites = ZeroShot(bank.text).logits(unit_features(bank.train.x[..., rows, :], "x")) if kind == "confusion" else None
+    return replace(corrupt_labels(bank.train.y[rows], rate, kind, bank.n_classes, seed, favourites), indices=rows)
 
 
 def noisy_accuracies(clip, banks, methods, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform",
@@ -88,7 +88,7 @@ def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125,
 
 def look_at_features(bank, split, rows=None):
     """Features of a split, or of some of its rows."""
-    x = getattr(bank, f"{split}_x")
+    x = getattr(bank, split).x
     return x if rows is None else x[..., rows, :]
 
 
@@ -102,7 +102,7 @@ def accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look, spl
                  "true_rate": drawn[rate, seed].rate, "seed": seed}
                 for method, loss, rate, seed in product(methods, losses, rates, seeds)]
         given = [drawn[job["noise_rate"], job["seed"]] for job in jobs]
-        x, y = look(bank, split), bank.split(split)[1]
+        x, y = look(bank, split), getattr(bank, split).y
         for job, noisy, model in zip(jobs, given, fit(bank, jobs, given), strict=True):
             wrong = noisy.is_noisy
             memorised = model.score(look(bank, "train", noisy.indices[wrong]), noisy.labels[wrong]) if wrong.any() else None
@@ -112,7 +112,7 @@ def accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look, spl
 
 def fit_all(models, bank, given, progress=True):
     """Fit models, each on its `NoisyLabels` of a bank: prompts together, probes of one recipe together. Returns them."""
-    features = {id(noisy): bank.train_x[..., noisy.indices, :] for noisy in given}  # shared by all models of a draw
+    features = {id(noisy): bank.train.x[..., noisy.indices, :] for noisy in given}  # shared by all models of a draw
     prompts, probes = [], defaultdict(list)
     for model, noisy in zip(models, given, strict=True):
         x, y = features[id(noisy)], noisy.labels

@@ -13,24 +13,24 @@ def linear_probe_accuracy(bank, shots, seed):
     from sklearn.linear_model import LogisticRegression
 
     few = bank.few_shot(shots, seed)
-    (x, y), (val_x, val_y), (test_x, test_y) = few.split("train"), few.split("val"), few.split("test")
-    models = [LogisticRegression(C=c, max_iter=300).fit(x, y) for c in (1.0, 10.0, 100.0)]
-    return max(models, key=lambda model: model.score(val_x, val_y)).score(test_x, test_y)
+    x, val_x, test_x = few.train.unit(), few.val.unit(), few.test.unit()
+    models = [LogisticRegression(C=c, max_iter=300).fit(x, few.train.y) for c in (1.0, 10.0, 100.0)]
+    return max(models, key=lambda model: model.score(val_x, few.val.y)).score(test_x, few.test.y)
 
 
 def tip_adapter_accuracy(bank, shots, seed, logit_scale):
     """Test accuracy in [0, 1] of Tip-Adapter on `shots` features a class, alpha and beta chosen on validation data."""
     few = bank.few_shot(shots, seed)
-    tip = TipAdapter(logit_scale=logit_scale).fit(few.train_x, few.train_y, few.text).search(few.val_x, few.val_y)
-    return tip.score(few.test_x, few.test_y)
+    tip = TipAdapter(logit_scale=logit_scale).fit(few.train.x, few.train.y, few.text).search(few.val.x, few.val.y)
+    return tip.score(few.test.x, few.test.y)
 
 
 def nearest_mean_accuracy(bank):
     """Test accuracy in [0, 1] of the nearest class mean of the bank's training features: no text, nothing to choose."""
-    (x, y), (test_x, test_y) = bank.split("train"), bank.split("test")
-    sums = x.new_zeros(bank.n_classes, bank.dim).index_add_(0, y, x)
+    x = bank.train.unit()
+    sums = x.new_zeros(bank.n_classes, bank.dim).index_add_(0, bank.train.y, x)
     means = F.normalize(sums, dim=1)  # the length of a sum does not change its direction
-    return ((test_x @ means.T).argmax(1) == test_y).double().mean().item()
+    return ((bank.test.unit() @ means.T).argmax(1) == bank.test.y).double().mean().item()
 
 
 def transfer_table(clip, datasets, shots=16, seeds=(1, 2, 3), data_root="data"):
@@ -44,7 +44,7 @@ def transfer_table(clip, datasets, shots=16, seeds=(1, 2, 3), data_root="data"):
     for name in datasets:
         bank = encode_task(clip, load_task(name, data_root=data_root))
         row = {"data set": name, "classes": bank.n_classes, "chance": 100 / bank.n_classes,
-               "zero-shot": 100 * ZeroShot(bank.text, clip.logit_scale).score(bank.test_x, bank.test_y)}
+               "zero-shot": 100 * ZeroShot(bank.text, clip.logit_scale).score(bank.test.x, bank.test.y)}
         few_shot = {"linear probe": [linear_probe_accuracy(bank, shots, seed) for seed in seeds],
                     "Tip-Adapter": [tip_adapter_accuracy(bank, shots, seed, clip.logit_scale) for seed in seeds]}
         for method, values in few_shot.items():

@@ -116,11 +116,11 @@ def features(dataset, model, pretrained, out, data_root, shots, seed, views, bat
     """
     from clipnotes.backbone import load_clip
     from clipnotes.data import encode_task, load_task
-    from clipnotes.data.features import check_file_name
+    from clipnotes.data.feature_files import check_file_name
 
     check_file_name(out)  # before the work
     task = load_task(dataset, shots, seed, data_root)
     bank = encode_task(load_clip(model, pretrained, device), task, batch_size, workers=workers, views=views, view_seed=seed)
     bank.save(out)
-    shapes = ", ".join(f"{split} {'x'.join(map(str, x.shape))}" for split, x in bank.splits().items())
+    shapes = ", ".join(f"{split} {'x'.join(map(str, part.x.shape))}" for split, part in bank.splits.items())
     click.echo(f"{out}: {shapes}, {bank.n_classes} classes")
