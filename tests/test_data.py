@@ -26,7 +26,7 @@ def says(message):
 
 
 def test_every_pocket_set_has_a_manifest():
-    assert set(list_datasets()) >= {*datasets.RECIPES, "digits"}
+    assert set(list_datasets()) >= {*datasets.SETS, "digits"}
 
 
 @pytest.mark.parametrize("name", list_datasets())
@@ -35,9 +35,9 @@ def test_a_manifest_says_what_is_there(name):
     assert manifest.name == name and manifest.path.stem == name
     assert manifest.title and manifest.task and manifest.licence and manifest.obtain
     assert len(set(manifest.templates)) == len(manifest.templates)
-    if name in datasets.RECIPES:
+    if name in datasets.SETS:
         assert manifest.source == {"kind": "pocket"} and manifest.status("nowhere") == "built in"
-        recipe = datasets.RECIPES[name]
+        recipe = datasets.SETS[name]
         assert manifest.classes == list(recipe.classes)
         for split, per_class in zip(SPLITS, recipe.per_class, strict=True):
             assert manifest.splits[split] == per_class * len(manifest.classes) == len(datasets.labels(name, split))

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from clipnotes.errors import ClipnotesError
 from clipnotes.pocket import model, pretrain
 
-Recipe = pretrain.Recipe
+PretrainConfig = pretrain.PretrainConfig
 
 
 # --- schedule -----------------------------------------------------------------------------------------------------
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero():
-    recipe = Recipe("pocket-vit", steps=4000, lr=1e-3, warmup=100)
+    recipe = PretrainConfig("pocket-vit", steps=4000, lr=1e-3, warmup=100)
     rates = np.array([recipe.learning_rate(step) for step in range(4001)])
     assert np.allclose(rates[:100], 1e-3 * np.arange(1, 101) / 100)
     assert (rates[100:3001] == 1e-3).all()
@@ -30,7 +30,7 @@ def test_the_rate_warms_up_stays_and_falls_to_zero():
 
 
 def test_two_lengths_are_one_training_until_the_shorter_one_falls():
-    short, long = Recipe("pocket-vit", steps=1000), Recipe("pocket-vit", steps=3000)
+    short, long = PretrainConfig("pocket-vit", steps=1000), PretrainConfig("pocket-vit", steps=3000)
     for step in range(short.fall + 1):
         assert short.learning_rate(step) == long.learning_rate(step)
         assert short.difficulty(step) == long.difficulty(step)
@@ -38,12 +38,12 @@ def test_two_lengths_are_one_training_until_the_shorter_one_falls():
 
 
 def test_the_curriculum_hardens_between_its_two_steps():
-    recipe = Recipe("pocket-vit", 400, easy_until=100, hard_from=300)
+    recipe = PretrainConfig("pocket-vit", 400, easy_until=100, hard_from=300)
     assert [recipe.difficulty(step) for step in (0, 100, 150, 200, 300, 5000)] == [0, 0, 0.25, 0.5, 1, 1]
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
-    recipe, tokenize = Recipe("pocket-vit", 100, batch=12), model.tokenizer()
+    recipe, tokenize = PretrainConfig("pocket-vit", 100, batch=12), model.tokenizer()
     images, tokens = pretrain.batch_of(recipe, 700, tokenize)
     again = pretrain.batch_of(recipe, 700, tokenize)
     assert images.shape == (12, 3, 40, 40) and tokens.shape == (12, 32)
@@ -124,7 +124,7 @@ def test_loss_on_labels_against_a_plain_computation():
 
 
 def test_labels_are_those_of_the_pictures():
-    recipe = Recipe("pocket-vit", 100, batch=200, objective="labels", easy_until=0, hard_from=1)
+    recipe = PretrainConfig("pocket-vit", 100, batch=200, objective="labels", easy_until=0, hard_from=1)
     images, labels = pretrain.batch_of(recipe, 50, None)
     assert torch.equal(images, pretrain.batch_of(dataclasses.replace(recipe, objective="captions"), 50, model.tokenizer())[0])
     factors = pretrain.world.sample_pretraining(np.random.default_rng([0, 50]), 200, 1.0)
@@ -135,7 +135,7 @@ def test_labels_are_those_of_the_pictures():
 
 
 def test_only_matrices_decay(net):
-    groups = pretrain.make_optimizer(net, Recipe("pocket-vit", 100)).param_groups
+    groups = pretrain.make_optimizer(net, PretrainConfig("pocket-vit", 100)).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0]
     assert all(p.ndim >= 2 for p in groups[0]["params"]) and all(p.ndim < 2 for p in groups[1]["params"])
     assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
@@ -147,7 +147,8 @@ def test_only_matrices_decay(net):
 @pytest.fixture
 def tiny(monkeypatch):
     """Batches of 4 pictures and no waiting for the curriculum."""
-    monkeypatch.setattr(pretrain, "Recipe", functools.partial(Recipe, batch=4, warmup=2, easy_until=0, hard_from=1))
+    quick = functools.partial(PretrainConfig, batch=4, warmup=2, easy_until=0, hard_from=1)
+    monkeypatch.setattr(pretrain, "PretrainConfig", quick)
 
 
 def stop_at(stop, monkeypatch):
@@ -223,7 +224,7 @@ def test_a_finished_run_leaves_weights_and_a_record(tiny, tmp_path):
 
 def test_the_checkpoint_of_another_recipe_is_refused(tiny, tmp_path):
     pretrain.pretrain("pocket-vit", tmp_path, steps=2, device="cpu")
-    message = re.escape(f"{tmp_path / 'checkpoint.pt'} belongs to another recipe (Recipe(model='pocket-vit', steps=2")
+    message = re.escape(f"{tmp_path / 'checkpoint.pt'} belongs to another recipe (PretrainConfig(model='pocket-vit', steps=2")
     for other in (
         dict(model="pocket-rn", steps=2),
         dict(model="pocket-vit", steps=2, seed=1),

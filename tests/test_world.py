@@ -10,7 +10,7 @@ from scipy.stats import chi2_contingency
 from clipnotes.pocket import captions, datasets, drawing, world
 from clipnotes.pocket.world import COLOUR_NAMES, NEW_STYLES, OBJECTS, SCENES, SHAPES, STYLES, TEXTURES
 
-SETS = list(datasets.RECIPES)
+SETS = list(datasets.SETS)
 
 
 def pictures(n, seed=0, **fixed):
@@ -232,18 +232,18 @@ def test_articles(phrase, said):
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_set_shows_its_classes_and_gives_none_away_by_another_factor(name):
-    recipe, y = datasets.RECIPES[name], datasets.labels(name, "test")
+    spec, y = datasets.SETS[name], datasets.labels(name, "test")
     f = datasets.factors(name, "test")
-    assert np.bincount(y).tolist() == [recipe.per_class[2]] * len(recipe.classes)
+    assert np.bincount(y).tolist() == [spec.per_class[2]] * len(spec.classes)
     shown = {
         "shape": np.array(SHAPES)[f.shape],
         "texture": np.array(TEXTURES)[f.texture],
         "scene": np.array(SCENES)[f.scene],
         "pair": np.char.add(np.char.add(np.array(COLOUR_NAMES)[f.colour], " "), np.array(SHAPES)[f.shape]),
     }
-    assert shown[recipe.factor].tolist() == [recipe.classes[label] for label in y]
-    free = {"shape", "colour", "texture", "scene", "style"} - {recipe.factor}
-    if recipe.factor == "pair":
+    assert shown[spec.factor].tolist() == [spec.classes[label] for label in y]
+    free = {"shape", "colour", "texture", "scene", "style"} - {spec.factor}
+    if spec.factor == "pair":
         free -= {"shape", "colour"}
     for factor in sorted(free):
         values = getattr(f, factor)
@@ -254,7 +254,7 @@ def test_a_set_shows_its_classes_and_gives_none_away_by_another_factor(name):
             assert p > 1e-4, f"the {factor} tells of the class in {name} (p = {p:.1e})"
     for number in ("size", "angle", "noise"):  # class means that differ no more than chance makes them
         means = [getattr(f, number)[y == label].mean() for label in range(y.max() + 1)]
-        standard_error = getattr(f, number).std() / np.sqrt(recipe.per_class[2])
+        standard_error = getattr(f, number).std() / np.sqrt(spec.per_class[2])
         assert np.abs(means - np.mean(means)).max() < 4.5 * standard_error
 
 
@@ -268,15 +268,15 @@ def test_pairs_cross_colours_and_shapes_fully_and_are_all_unseen():
 
 @pytest.mark.parametrize("name", [name for name in SETS if name != "pocket-generic"])
 def test_every_few_shot_set_is_shifted_against_pretraining_in_one_way_and_tidy(name):
-    recipe, f = datasets.RECIPES[name], datasets.factors(name, "test")
+    spec, f = datasets.SETS[name], datasets.factors(name, "test")
     assert world.held_out(f).mean() > 0.5
-    if recipe.lean:
+    if spec.lean:
         assert (f.angle >= 0.35).all() and (f.angle <= 0.65).all()
     else:
-        assert set(recipe.styles) <= set(NEW_STYLES) and world.held_out(f).all()
+        assert set(spec.styles) <= set(NEW_STYLES) and world.held_out(f).all()
     assert not (f.others[:, :, 2] > 0).any() and f.noise.max() <= 0.04
-    if recipe.factor != "texture":
-        assert np.mean(f.texture > 0) == pytest.approx(recipe.textured, abs=0.03)
+    if spec.factor != "texture":
+        assert np.mean(f.texture > 0) == pytest.approx(spec.textured, abs=0.03)
 
 
 def test_generic_pictures_are_those_of_the_web():
@@ -295,14 +295,14 @@ def test_sets_are_functions_of_name_and_split():
 
 def test_shifted_sets_have_the_classes_of_glyphs_and_their_own_style():
     for style, name in (("sketch", "sketch"), ("neon", "neon"), ("pixel art", "pixel")):
-        recipe = datasets.RECIPES[f"pocket-glyphs-{name}"]
-        assert recipe.classes == datasets.RECIPES["pocket-glyphs"].classes
+        spec = datasets.SETS[f"pocket-glyphs-{name}"]
+        assert spec.classes == datasets.SETS["pocket-glyphs"].classes
         assert set(datasets.factors(f"pocket-glyphs-{name}", "val").style) == {STYLES.index(style)}
 
 
 def test_generic_classes_are_not_those_of_any_downstream_set():
-    generic = set(datasets.RECIPES["pocket-generic"].classes)
-    others = [set(r.classes) for name, r in datasets.RECIPES.items() if name != "pocket-generic"]
+    generic = set(datasets.SETS["pocket-generic"].classes)
+    others = [set(r.classes) for name, r in datasets.SETS.items() if name != "pocket-generic"]
     assert not generic & set().union(*others, world.DIGITS)
 
 

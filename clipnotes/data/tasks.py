@@ -137,9 +137,9 @@ def load_built_in(manifest, split):
     if manifest.source["kind"] == "sklearn-digits":
         images, labels = datasets.real_digits(split)
         return Split(labels, lambda: images, f"{manifest.name} {split} {datasets.fingerprint()}")
-    if manifest.name not in datasets.RECIPES:
+    if manifest.name not in datasets.SETS:
         raise ClipnotesError(f"manifest {manifest.path.name}: the pocket world has no data set {manifest.name!r}; "
-                             f"it has {', '.join(datasets.RECIPES)}")
+                             f"it has {', '.join(datasets.SETS)}")
     source = f"{manifest.name} {split} {datasets.fingerprint()}"
 
     def drawn():

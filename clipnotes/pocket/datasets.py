@@ -40,7 +40,7 @@ SOLID = [*PAIR_SHAPES, "pentagon", "heart", "cloud"]  # shapes with room for a t
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SetSpec:
     """How a set is drawn: which factor is the class, the class names, and what the other factors may be."""
     factor: str                       # "shape", "texture", "scene" or "pair" (colour and shape)
     classes: tuple
@@ -54,16 +54,17 @@ class Recipe:
     tidy: bool = True                 # without distractors and with half the noise
 
 
-RECIPES = {
-    "pocket-glyphs": Recipe("shape", tuple(OBJECTS), lean=LEANING),
-    "pocket-glyphs-sketch": Recipe("shape", tuple(OBJECTS), styles=("sketch",), lean=LEANING),
-    "pocket-glyphs-neon": Recipe("shape", tuple(OBJECTS), styles=("neon",), lean=LEANING),
-    "pocket-glyphs-pixel": Recipe("shape", tuple(OBJECTS), styles=("pixel art",), lean=LEANING),
-    "pocket-pieces": Recipe("shape", tuple(PIECES), lean=LEANING),
-    "pocket-pairs": Recipe("pair", tuple(f"{c} {s}" for c in PAIR_COLOURS for s in PAIR_SHAPES), lean=LEANING, textured=0.3),
-    "pocket-textures": Recipe("texture", tuple(TEXTURES[1:]), styles=("stained glass",), shapes=tuple(SOLID), sizes=(1.3, 2.2)),
-    "pocket-scenes": Recipe("scene", tuple(SCENES), styles=("chalk",), sizes=(0.5, 1.0), textured=0.55, empty=0.2),
-    "pocket-generic": Recipe("shape", tuple(GENERIC), per_class=(64, 10, 50), styles=tuple(STYLES), textured=0.55, tidy=False),
+SETS = {
+    "pocket-glyphs": SetSpec("shape", tuple(OBJECTS), lean=LEANING),
+    "pocket-glyphs-sketch": SetSpec("shape", tuple(OBJECTS), styles=("sketch",), lean=LEANING),
+    "pocket-glyphs-neon": SetSpec("shape", tuple(OBJECTS), styles=("neon",), lean=LEANING),
+    "pocket-glyphs-pixel": SetSpec("shape", tuple(OBJECTS), styles=("pixel art",), lean=LEANING),
+    "pocket-pieces": SetSpec("shape", tuple(PIECES), lean=LEANING),
+    "pocket-pairs": SetSpec("pair", tuple(f"{c} {s}" for c in PAIR_COLOURS for s in PAIR_SHAPES), lean=LEANING, textured=0.3),
+    "pocket-textures": SetSpec("texture", tuple(TEXTURES[1:]), styles=("stained glass",), shapes=tuple(SOLID),
+                               sizes=(1.3, 2.2)),
+    "pocket-scenes": SetSpec("scene", tuple(SCENES), styles=("chalk",), sizes=(0.5, 1.0), textured=0.55, empty=0.2),
+    "pocket-generic": SetSpec("shape", tuple(GENERIC), per_class=(64, 10, 50), styles=tuple(STYLES), textured=0.55, tidy=False),
 }
 
 
@@ -76,32 +77,32 @@ def fingerprint():
 
 def labels(name, split):
     """Labels of a split, class by class: int64 [N]."""
-    recipe = RECIPES[name]
-    return np.repeat(np.arange(len(recipe.classes)), recipe.per_class[SPLITS.index(split)])
+    spec = SETS[name]
+    return np.repeat(np.arange(len(spec.classes)), spec.per_class[SPLITS.index(split)])
 
 
 def factors(name, split):
     """The pictures of a split as `world.Factors`, in the order of `labels`."""
-    recipe, y = RECIPES[name], labels(name, split)
+    spec, y = SETS[name], labels(name, split)
     n = len(y)
     rng = np.random.default_rng([zlib.crc32(name.encode()), SPLITS.index(split)])
     fixed = {
-        "style": indices(recipe.styles, STYLES + NEW_STYLES)[rng.integers(len(recipe.styles), size=n)],
-        "size": np.where(rng.random(n) < recipe.empty, 0.0, rng.uniform(*recipe.sizes, n)),
-        "texture": np.where(rng.random(n) < recipe.textured, rng.integers(1, len(TEXTURES), n), 0),
+        "style": indices(spec.styles, STYLES + NEW_STYLES)[rng.integers(len(spec.styles), size=n)],
+        "size": np.where(rng.random(n) < spec.empty, 0.0, rng.uniform(*spec.sizes, n)),
+        "texture": np.where(rng.random(n) < spec.textured, rng.integers(1, len(TEXTURES), n), 0),
     }
-    if recipe.lean:
-        fixed["angle"] = rng.uniform(*recipe.lean, n)
-    if recipe.shapes:
-        fixed["shape"] = indices(recipe.shapes, SHAPES)[rng.integers(len(recipe.shapes), size=n)]
-    if recipe.factor == "pair":
+    if spec.lean:
+        fixed["angle"] = rng.uniform(*spec.lean, n)
+    if spec.shapes:
+        fixed["shape"] = indices(spec.shapes, SHAPES)[rng.integers(len(spec.shapes), size=n)]
+    if spec.factor == "pair":
         colour, shape = np.divmod(y, len(PAIR_SHAPES))
         fixed["colour"], fixed["shape"] = indices(PAIR_COLOURS, COLOUR_NAMES)[colour], indices(PAIR_SHAPES, SHAPES)[shape]
     else:
-        order = {"shape": SHAPES, "texture": TEXTURES, "scene": SCENES}[recipe.factor]
-        fixed[recipe.factor] = indices(recipe.classes, order)[y]
+        order = {"shape": SHAPES, "texture": TEXTURES, "scene": SCENES}[spec.factor]
+        fixed[spec.factor] = indices(spec.classes, order)[y]
     f = world.sample(rng, n, **fixed)
-    if recipe.tidy:
+    if spec.tidy:
         f.others[:, :, 2], f.noise = 0, f.noise / 2
     return f
 

@@ -249,7 +249,11 @@ def fire(x, y, a, b):
     return paint(paint((.15, .02, .02), (.95, .30, .05), (2 * heat).clamp(0, 1)), (1., .9, .35), (2 * heat - 1).clamp(0, 1))
 
 
-SCENE_FUNCTIONS = {name: globals()[name.replace(" ", "_")] for name in SCENES}  # (x, y, a, b) -> [n, 3, 40, 40]
+SCENE_FUNCTIONS = {  # (x, y, a, b) -> [n, 3, 40, 40]
+    "plain wall": plain_wall, "sky": sky, "sea": sea, "beach": beach, "desert": desert, "meadow": meadow, "forest": forest,
+    "mountains": mountains, "snow field": snow_field, "city": city, "road": road, "night": night, "sunset": sunset,
+    "brick wall": brick_wall, "wooden floor": wooden_floor, "squared paper": squared_paper, "space": space, "fire": fire,
+}
 
 
 # --- styles: RGB to RGB -------------------------------------------------------------------------------------------

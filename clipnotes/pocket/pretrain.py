@@ -23,7 +23,7 @@ LABELS = {"shape": len(world.SHAPES), "colour": len(world.COLOURS), "texture": l
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PretrainConfig:
     """Settings of one pre-training. The rate is constant after a warm-up and falls to 0 over the last quarter.
 
     So two runs that differ only in `steps` are the same run until the shorter one begins its fall: a longer
@@ -105,11 +105,11 @@ def save_state(path, recipe, step, model, optimizer, log, seconds):
 
 
 def load_state(path, recipe):
-    """The saved state, or None; an error where it was made by another recipe (`steps` may grow, see `Recipe`)."""
+    """The saved state, or None; an error where it was made by another recipe (`steps` may grow, see `PretrainConfig`)."""
     if not path.exists():
         return None
     state = torch.load(path, weights_only=True)
-    saved = Recipe(**state["recipe"])
+    saved = PretrainConfig(**state["recipe"])
     same = asdict(saved) | {"steps": recipe.steps} == asdict(recipe)
     if not same or (saved.steps != recipe.steps and state["step"] > min(saved.fall, recipe.fall)):
         raise ClipnotesError(f"{path} belongs to another recipe ({saved}); "
@@ -130,9 +130,10 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
     if model not in VISION:
         raise ClipnotesError(f"unknown pocket model {model!r}; choose one of {', '.join(VISION)}")
     if objective == "labels":
-        recipe = Recipe(model, steps or CLASSIFIER_STEPS, seed, warmup=100, easy_until=100, hard_from=800, objective="labels")
+        recipe = PretrainConfig(model, steps or CLASSIFIER_STEPS, seed, warmup=100, easy_until=100, hard_from=800,
+                                objective="labels")
     else:
-        recipe = Recipe(model, steps or STEPS[model], seed)
+        recipe = PretrainConfig(model, steps or STEPS[model], seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     device = choose_device(device)
