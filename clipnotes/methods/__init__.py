@@ -5,11 +5,12 @@ from clipnotes.methods.caches_tuned import TipAdapterF
 from clipnotes.methods.corrections import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning
 from clipnotes.methods.losses import gce_loss
+from clipnotes.methods.noisy_means import NoisyMeans, estimate_noise
 from clipnotes.methods.probes import LinearProbe, LogisticProbe
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.pseudo import ensemble_logits, select_pseudo_labels
 from clipnotes.methods.zero_shot import ZeroShot
 
-__all__ = ["APE", "Centring", "FeatureAdapter", "Grid", "ImageEncoderFineTuning", "LinearProbe", "LogisticProbe",
+__all__ = ["APE", "Centring", "FeatureAdapter", "Grid", "ImageEncoderFineTuning", "LinearProbe", "LogisticProbe", "NoisyMeans",
            "PCAProjection", "PromptTuning", "TextEncoderTuning", "TipAdapter", "TipAdapterF", "TipX", "Whitening",
-           "WithinClassWhitening", "ZeroShot", "ensemble_logits", "gce_loss", "select_pseudo_labels"]
+           "WithinClassWhitening", "ZeroShot", "ensemble_logits", "estimate_noise", "gce_loss", "select_pseudo_labels"]
