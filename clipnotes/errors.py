@@ -12,3 +12,20 @@ def shown(value: object, most: int = 200) -> str:
     """`value` as a sentence quotes it: its repr on one line, the middle left out where it is longer than `most`."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most // 2]} ... {text[-most // 4:]}"
+
+
+def in_words(error: BaseException) -> str:
+    """One sentence on what the operating system or the interpreter refuses: an OSError, UnicodeError, RecursionError or
+    MemoryError."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{shown(str(error.filename))[1:-1]}: {reason}." if error.filename is not None else f"{reason}."
+    if isinstance(error, UnicodeDecodeError):
+        return f"A file or name is no UTF-8 text (byte 0x{error.object[error.start]:02x} at {error.start}): save it as UTF-8."
+    if isinstance(error, UnicodeEncodeError):
+        return f"The text {shown(error.object)} has characters that cannot be written as {error.encoding}: leave them out."
+    if isinstance(error, RecursionError):
+        return "What was read is nested too deep: flatten it."
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this: ask for less, or use a machine with more."
+    return f"{type(error).__name__}: {error}"

@@ -15,9 +15,12 @@ def test_card_says_what_the_records_say(tmp_path, monkeypatch):
     (tmp_path / "pocket-vit.json").write_text(json.dumps(record))
     (tmp_path / "pocket-vit.safetensors").write_bytes(bytes(2_500_000))
     table = pd.DataFrame({"zero-shot": [61.5]}, index=pd.Index(["digits"], name="data set"))
+    (tmp_path / "pocket-vit-classifier.json").write_text(json.dumps(record))
+    (tmp_path / "pocket-vit-classifier.safetensors").write_bytes(b"weights")
     card.write_card(tmp_path / "README.md", {"pocket-vit": table})
     text = (tmp_path / "README.md").read_text()
     assert "steps 7, batch 3" in text and "21 pairs in 12 minutes" in text and "2.5 MB" in text
+    assert "## pocket-vit-classifier" in text and (tmp_path / "pocket-vit-classifier.safetensors").read_bytes() == b"weights"
     assert "| data set | zero-shot |\n| --- | --- |\n| digits | 61.5 |" in text
 
 

@@ -19,7 +19,7 @@ seed: int = 1  # random seed [0..]
 shift: float = 0.0  # offset, any number
 flip: bool = False  # mirror images
 features: str = ""  # a bank [file]
-sweeps: list[str] = []  # folders or tables [path]"""
+sweeps: list[str] = []  # folders or tables [path or empty]"""
 
 
 @pytest.fixture

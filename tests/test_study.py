@@ -166,7 +166,7 @@ def test_a_file_of_one_notebook_belongs_to_its_preset_and_to_clipnotes_run(toy_n
     assert read_preset("quick") == {"01_toy": {"rate": 0.5, "shots": 5}, "02_more": {"shots": 3}}
     assert preset_names() == ["pocket", "quick"]
     (toy_notebook.parent / "presets" / "quick_02.yaml").write_text("shots: 5\n")
-    with pytest.raises(ClipnotesError, match="^Preset quick sets notebook 02 in quick.yaml and in quick_02.yaml; keep one of"):
+    with pytest.raises(ClipnotesError, match="^Preset quick sets 02_more in quick.yaml and in quick_02.yaml; keep one of"):
         read_preset("quick")
 
 

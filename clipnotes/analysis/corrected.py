@@ -76,14 +76,17 @@ def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
 class EncodedSets:
     """Data sets as a CLIP encodes them. Adapters are trained on the generic set when first asked for, then kept on disk.
 
-    generic_shots: images a class of the generic set that are learnt from; 0 takes all. splits: what of the data sets is
-    encoded.
+    generic: [the name of the generic set]. generic_shots: images a class of it that are learnt from; 0 takes all. splits:
+    what of the data sets is encoded. ClipnotesError: several generic sets, which only feature files can make one of.
     """
 
-    def __init__(self, clip, generic="pocket-generic", recipe="pocket", data_root="data", generic_shots=0, progress=True,
+    def __init__(self, clip, generic=("pocket-generic",), recipe="pocket", data_root="data", generic_shots=0, progress=True,
                  splits=SPLITS):
         self.clip, self.recipe, self.data_root, self.progress, self.splits = clip, recipe, data_root, progress, splits
-        self.generic_task = load_task(generic, generic_shots, data_root=data_root)
+        if len(generic) != 1:
+            raise ClipnotesError(f"generic is {list(generic)}, but with a model corrections learn from one generic set: name "
+                                 "one, or make a folder of images or a manifest of them all.")
+        self.generic_task = load_task(generic[0], generic_shots, data_root=data_root)
         self.name, self.logit_scale = clip.name, clip.logit_scale
         self.encoders, self.banks = {None: clip}, {}
 
@@ -99,6 +102,10 @@ class EncodedSets:
             task = load_task(name, data_root=self.data_root)
             self.banks[name, inside] = encode_task(self.encoder(inside), task, progress=self.progress, splits=self.splits)
         return self.banks[name, inside]
+
+    def classnames(self, name: str) -> list[str]:
+        """The class names of a data set in label order; nothing is encoded."""
+        return load_task(name, data_root=self.data_root).classnames
 
     def generic(self, inside=None):
         """(features [N, d], labels [N]) of the generic images."""
@@ -126,6 +133,11 @@ class StoredSets:
         paths = [self.folder / f"{name}{suffix}" for suffix in (".npz", ".safetensors")]
         return FeatureBank.load(next((path for path in paths if path.is_file()), paths[0]))
 
+    def classnames(self, name: str) -> list[str]:
+        """The class names of a data set in label order, numbers where its file has none."""
+        bank = self.bank(name)
+        return bank.classnames or [str(label) for label in range(bank.n_classes)]
+
     def generic(self, inside=None):
         """(features [N, d], labels [N]) of the generic images, labels of different files kept apart."""
         if not self.generic_names:
@@ -137,6 +149,22 @@ class StoredSets:
             labels.append(train.y + first)
             first += int(train.y.max()) + 1
         return torch.cat(features), torch.cat(labels)
+
+
+def check_same_classes(sets: EncodedSets | StoredSets, source: str, names: list[str]):
+    """Refuse data sets of other classes than `source`: what is learnt of it would be measured against the wrong labels.
+
+    ClipnotesError names the set and the first class that differs.
+    """
+    wanted = sets.classnames(source)
+    for name in names:
+        found = sets.classnames(name)
+        if len(found) != len(wanted):
+            raise ClipnotesError(f"{name} has {len(found)} classes, but {source} has {len(wanted)}: a shifted set must have "
+                                 "the same classes in the same order.")
+        if differing := [pair for pair in zip(found, wanted, strict=True) if pair[0] != pair[1]]:
+            raise ClipnotesError(f"{name} has the class {differing[0][0]!r} where {source} has {differing[0][1]!r}: a shifted "
+                                 "set must have the same classes in the same order.")
 
 
 def corrected_banks(sets, names, corrections):

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from clipnotes.cli.places import FILE, FOLDER
 from clipnotes.errors import ClipnotesError
 
 
@@ -62,11 +63,11 @@ def data_fetch(name, data_root):
 @click.option("--classes-csv", type=click.Path(dir_okay=False), help="Class descriptions.")
 @click.option("--n-classes", type=click.IntRange(min=1), help="Classes to draw.")
 @click.option("--per-class", type=click.IntRange(min=1), help="Training images of each.")
-@click.option("--seed", default=1, show_default=True, help="Of the draw.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0, 2**31 - 1), help="Of the draw.")
 @click.option("--exclude", multiple=True, metavar="DATASET", help="Leave out the class names of this data set; repeatable.")
 @click.option("--from", "list_csv", type=click.Path(dir_okay=False),
               help="Draw nothing: fetch the images of this list (open_images.csv, or columns ImageID and DisplayName).")
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder to make, such as data/open_images.")
+@click.option("--out", required=True, type=FOLDER, help="Folder to make, such as data/open_images.")
 def data_open_images(list_csv, images_csv, out, **draw):
     """Make a generic data set from Open Images: a draw by seed from its official CSV files, or the images of a list."""
     from clipnotes.downloads.download import DownloadError
@@ -99,14 +100,15 @@ def _fail(problems):
 @click.option("--dataset", required=True, metavar="NAME", help="A data set, a manifest's file, or folder:PATH of images.")
 @click.option("--model", default="pocket-vit", show_default=True, help="pocket-vit, pocket-rn or a model of open_clip.")
 @click.option("--pretrained", help="Weights, a tag or a file [default: the usual ones].")
-@click.option("--out", required=True, type=click.Path(dir_okay=False), help="File to write, .npz or .safetensors.")
+@click.option("--out", required=True, type=FILE, help="File to write, .npz or .safetensors.")
 @_DATA_ROOT
 @click.option("--shots", default=0, show_default=True, type=click.IntRange(min=0), help="Training images a class, 0 for all.")
-@click.option("--seed", default=1, show_default=True, help="Of the draw of the shots, and of the views.")
-@click.option("--views", default=1, show_default=True, type=click.IntRange(min=1),
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0, 2**31 - 1),
+              help="Of the draw of the shots, and of the views.")
+@click.option("--views", default=1, show_default=True, type=click.IntRange(1, 64),
               help="Random views of every training image, 1 for the plain one.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
-@click.option("--workers", type=click.IntRange(min=0),
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 65536))
+@click.option("--workers", type=click.IntRange(0, 256),
               help="Processes that read images [default: all cores but one beside a GPU, else one].")
 @click.option("--device", default="auto", show_default=True, help="A torch device: cpu, cuda, mps.")
 def features(dataset, model, pretrained, out, data_root, shots, seed, views, batch_size, workers, device):

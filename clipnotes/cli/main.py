@@ -8,16 +8,23 @@ import click
 
 import clipnotes
 from clipnotes.cli.data import data, features
-from clipnotes.errors import ClipnotesError
+from clipnotes.cli.places import FILE, FOLDER
+from clipnotes.errors import ClipnotesError, in_words, shown
 
 
 def main(arguments=None):
-    """Entry point: a ClipnotesError is one line on stderr and exit code 2, as click does for its own."""
+    """Entry point: a ClipnotesError is one line on stderr and exit code 2, as click does for its own.
+
+    So is what the operating system refuses, such as a full disk or a file that nobody may read, with exit code 1.
+    """
     try:
         cli(arguments)
     except ClipnotesError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+    except (OSError, UnicodeError, RecursionError, MemoryError) as error:
+        click.echo(f"Error: {in_words(error)}", err=True)
+        sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -37,9 +44,8 @@ def list_():
         for label, key in (("reproduces", "reproduces"), ("minutes", "minutes"), ("needs", "needs")):
             click.echo(f"    {label}: {facts.get(key, 'not stated')}")
         for parameter in notebook.parameters:
-            domain = f" [{parameter.domain}]" if parameter.domain else ""
             declaration = f"{parameter.name}: {parameter.type} = {parameter.default!r}"
-            click.echo(f"      {declaration:<40} {parameter.help}{domain}")
+            click.echo(f"      {declaration:<40} {parameter.help} {parameter.shown_domain}".rstrip())
         click.echo()
 
 
@@ -47,7 +53,7 @@ def list_():
 @click.argument("notebook")
 @click.option("-f", "--parameters", "file", metavar="FILE", help="A YAML file of parameters, such as presets/paper_02.yaml.")
 @click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, before those of the file; lists as [a,b].")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the results [default: runs/NAME].")
+@click.option("--out", type=FOLDER, help="Folder of the results [default: runs/NAME].")
 @click.option("--resume", is_flag=True, help="Keep a complete run of the same code, parameters and version.")
 def run(notebook, file, pairs, out, resume):
     """Run NOTEBOOK (02, or its name) with strict parameters."""
@@ -72,24 +78,32 @@ def run(notebook, file, pairs, out, resume):
 
 
 def _split(pairs):
+    """{name: text} of the options -p."""
+    texts = {}
     for pair in pairs:
-        if "=" not in pair:
-            raise ClipnotesError(f"Option -p is {pair!r}, but must be NAME=VALUE, for example -p seed=1.")
-    return dict(pair.split("=", 1) for pair in pairs)
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ClipnotesError(f"Option -p is {shown(pair)}, but must be NAME=VALUE, for example -p seed=1.")
+        if name in texts:
+            raise ClipnotesError(f"Option -p gives {name} twice, as {shown(texts[name])} and {shown(text)}: keep one.")
+        texts[name] = text
+    return texts
 
 
 @cli.command()
 @click.option("--preset", default="pocket", show_default=True, help="One of notebooks/presets: quick, pocket, laptop, paper.")
-@click.option("--only", default="", metavar="02,04", help="These notebooks only.")
+@click.option("--only", metavar="02,04", help="These notebooks only.")
 @click.option("--resume", is_flag=True, help="Keep complete runs of the same code, parameters and version.")
-@click.option("--out", default="runs/study", show_default=True, type=click.Path(file_okay=False))
+@click.option("--out", default="runs/study", show_default=True, type=FOLDER)
 @click.option("--update", is_flag=True, help="Write the outputs back into the notebooks.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Notebooks at a time [default: one a core, at most 3].")
+@click.option("--jobs", type=click.IntRange(1, 256), help="Notebooks at a time [default: one a core, at most 3].")
 def study(preset, only, resume, out, update, jobs):
     """Run the series in order and write a contents page."""
     from clipnotes.running import study as lab_study
 
-    keys = [key.strip() for key in only.split(",") if key.strip()]
+    keys = [key.strip() for key in only.split(",") if key.strip()] if only is not None else []
+    if only is not None and not keys:
+        raise ClipnotesError(f"Option --only is {only!r}, which names no notebook: give numbers such as 02,04.")
     results = lab_study.study(preset, keys, resume, out, update, jobs or min(3, os.cpu_count() or 1))
     click.echo(lab_study.summary(results))
     click.echo(f"Contents: {Path(out) / 'index.html'}")
@@ -99,7 +113,7 @@ def study(preset, only, resume, out, update, jobs):
 
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
-@click.option("--out", type=click.Path(dir_okay=False), help="File of the table [default: gathered.csv in the first DIR].")
+@click.option("--out", type=FILE, help="File of the table [default: gathered.csv in the first DIR].")
 @click.option("--compact", "brief", is_flag=True, help="Keep only what the exhibits of the papers need.")
 def gather(folders, out, brief):
     """Gather all runs in folders (of sweeps, studies, single runs) into one tidy table."""
@@ -118,7 +132,7 @@ def gather(folders, out, brief):
 @click.argument("sources", nargs=-1, required=True, metavar="DIR...")
 @click.option("--like", required=True, help="An exhibit of the papers, such as ptnl:table1 or imo:main.")
 @click.option("--format", "format_", type=click.Choice(["markdown", "csv", "latex"]), default="markdown", show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False), help="Write the table to this file, too.")
+@click.option("--out", type=FILE, help="Write the table to this file, too.")
 def table(sources, like, format_, out):
     """Print runs (folders, or files of `clipnotes gather`) as a table of the papers, their numbers beside ours."""
     from clipnotes.exhibits import tables
@@ -139,13 +153,13 @@ def table(sources, like, format_, out):
 @cli.command()
 @click.argument("notebook")
 @click.option("--grid", required=True, metavar="FILE", help="A YAML file of parameters, or a name of notebooks/grids.")
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the runs.")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the runs.")
 @click.option("--scale", type=click.Choice(["pocket", "paper"]), default="pocket", show_default=True)
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler; its workers must see OUT and the data.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes on this machine [default: one a core].")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes on this machine [default: one a core].")
 @click.option("--resume", is_flag=True, help="Run what is missing or failed in OUT.")
 @click.option("--rerun-stale", is_flag=True, help="Resume, and run again what other code or another version made.")
-@click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Further attempts at a failed run.")
+@click.option("--retries", type=click.IntRange(0, 100), default=2, show_default=True, help="Further attempts at a failed run.")
 @click.option("--dry-run", is_flag=True, help="Only say what would run and how long it would take.")
 def sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, dry_run):
     """Run NOTEBOOK over a grid of parameters, many runs at a time."""
@@ -180,9 +194,9 @@ def pocket():
 
 @pocket.command()
 @click.argument("model", type=click.Choice(["pocket-vit", "pocket-rn"]))
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the weights [default: under runs/].")
+@click.option("--out", type=FOLDER, help="Folder of the weights [default: under runs/].")
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps [default: the recipe's].")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
 @click.option("--device", default="auto", show_default=True, help="A torch device: cpu, cuda, mps.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Go on from the checkpoint in OUT.")
 @click.option("--objective", type=click.Choice(["captions", "labels"]), default="captions", show_default=True,
@@ -197,7 +211,7 @@ def pretrain(model, out, steps, seed, device, resume, objective):
 
 
 @pocket.command(name="show")
-@click.option("--card", type=click.Path(dir_okay=False), help="Write recipe and table as a model card, too.")
+@click.option("--card", type=FILE, help="Write recipe and table as a model card, too.")
 def pocket_show(card):
     """Zero-shot and 16-shot test accuracy (%) of the shipped models on every built-in data set."""
     from clipnotes.exhibits.model_card import transfer_tables, write_card

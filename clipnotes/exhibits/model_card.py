@@ -40,13 +40,13 @@ def write_card(path, tables):
             "(`clipnotes pocket show` prints the same):\n",
             markdown(table.reset_index()),
         ]
-    for path in sorted(WEIGHTS.glob("*-classifier.safetensors")):
+    for weights in sorted(WEIGHTS.glob("*-classifier.safetensors")):
         parts += [
-            f"## {path.stem}\n",
+            f"## {weights.stem}\n",
             "An image tower alone, of the same architecture, trained to name shape, colour, texture and scene of the pictures "
             "that the CLIP saw with captions: what notebook 07 has in the place of an ImageNet network. "
-            f"`clipnotes pocket pretrain {path.stem.removesuffix('-classifier')} --objective labels`; "
-            + training(path.with_suffix(""), "pictures"),
+            f"`clipnotes pocket pretrain {weights.stem.removesuffix('-classifier')} --objective labels`; "
+            + training(weights.with_suffix(""), "pictures"),
         ]
     with atomic_write(path) as stream:
         stream.write("\n".join(parts))

@@ -12,12 +12,15 @@ from clipnotes.series.parameters import check
 from clipnotes.series.run_folder import read_facts, write_facts
 
 
-def overrides(notebook, values):
-    """Return `values` (a dict) checked for `notebook`, files and image folders made absolute: they hold in any folder."""
+def overrides(notebook, values, together=True):
+    """Return `values` (a dict) checked for `notebook`, files and image folders made absolute: they hold in any folder.
+
+    together: see `clipnotes.series.parameters.check`.
+    """
     if "out" in values:
         raise ClipnotesError(f"Parameter out is {values['out']!r}, but is set by the option --out: use that.")
-    files = {parameter.name for parameter in notebook.parameters if parameter.domain in ("file", "path")}
-    checked = check(notebook.parameters, values)
+    files = {parameter.name for parameter in notebook.parameters if parameter.domain in ("file", "folder", "path")}
+    checked = check(notebook.parameters, values, together)
     return {name: absolute(value) if name in files else value for name, value in in_names(absolute_name, checked).items()}
 
 

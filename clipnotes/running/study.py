@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, shown
 from clipnotes.paths import notebooks_dir
 from clipnotes.running.commit import commit_outputs
 from clipnotes.running.contents import write_contents
@@ -27,6 +27,8 @@ def study(preset="pocket", only=(), resume=False, out="runs/study", update=False
     anything runs; a notebook that fails does not stop the rest. OUT/index.html is written after each one.
     """
     notebooks = [find(key) for key in only] if only else series()
+    if twice := [notebook.name for notebook in notebooks if notebooks.count(notebook) > 1]:
+        raise ClipnotesError(f"{twice[0]} is to run twice: name each notebook once.")
     if not notebooks:
         raise ClipnotesError(
             f"There are no notebooks in {notebooks_dir()}: CLIPNOTES_NOTEBOOKS names another folder."
@@ -99,25 +101,33 @@ def preset_names():
 def read_preset(name):
     """Return {notebook name: checked parameters} for the whole series.
 
-    NAME.yaml maps "*" to parameters for every notebook that has them, and a notebook's number to its own, which go
+    NAME.yaml maps "*" to parameters for every notebook that has them, and a notebook's number or name to its own, which go
     first. NAME_NN.yaml, a file for `clipnotes run NN -f`, stands for the entry of notebook NN.
     ClipnotesError: no such preset, notebook or parameter, a notebook in two places, or a bad value.
     """
     folder = notebooks_dir() / "presets"
     if name not in preset_names():
-        raise ClipnotesError(f"There is no preset {name!r}; {folder} has: {', '.join(preset_names()) or 'none'}.")
+        raise ClipnotesError(f"There is no preset {shown(name)}; {folder} has: {', '.join(preset_names()) or 'none'}.")
     content = read_values(folder / f"{name}.yaml")
+    shared = _entry(name, "*", content.pop("*", None))
+    own, spelt = {}, {}
+    for key, values in content.items():
+        if not isinstance(key, str):
+            raise ClipnotesError(f"Preset {name} has the entry {shown(key)}, which YAML reads as a number: write it in quotes, "
+                                 'such as "07".')
+        notebook = find(key).name
+        if notebook in own:
+            raise ClipnotesError(f"Preset {name} sets {notebook} twice, as {spelt[notebook]!r} and {key!r}; keep one.")
+        own[notebook], spelt[notebook] = _entry(name, key, values), key
     for path in sorted(folder.glob(f"{name}_[0-9][0-9].yaml")):
-        number = path.stem[-2:]
-        if number in content:
-            raise ClipnotesError(f"Preset {name} sets notebook {number} in {name}.yaml and in {path.name}; keep one of them.")
-        content[number] = read_values(path)
-    shared = content.pop("*", None) or {}
-    own = {find(key).name: values or {} for key, values in content.items()}
+        notebook = find(path.stem[-2:]).name
+        if notebook in own:
+            raise ClipnotesError(f"Preset {name} sets {notebook} in {name}.yaml and in {path.name}; keep one of them.")
+        own[notebook] = read_values(path)
     declared = {notebook.name: {p.name for p in notebook.parameters} for notebook in series()}
     unused = set(shared) - set().union(*declared.values())
     if unused:
-        raise ClipnotesError(f"Preset {name} sets {sorted(unused)[0]!r} under '*', but no notebook has it.")
+        raise ClipnotesError(f"Preset {name} sets {shown(min(unused, key=str))} under '*', but no notebook has it.")
     settings = {}
     for notebook in series():
         common = {key: value for key, value in shared.items() if key in declared[notebook.name]}
@@ -126,3 +136,9 @@ def read_preset(name):
         except ClipnotesError as error:
             raise ClipnotesError(f"Preset {name}, notebook {notebook.name}: {error}") from None
     return settings
+
+
+def _entry(preset, key, values):
+    if not isinstance(values or {}, dict):
+        raise ClipnotesError(f"Preset {preset} has under {key!r} the value {shown(values)}, but must have lines `name: value`.")
+    return values or {}

@@ -1,14 +1,13 @@
 """The numbered series: find a notebook, read its question, its facts and the hash of its code."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, shown
 from clipnotes.paths import notebooks_dir
-from clipnotes.series.parameters import read_parameters
+from clipnotes.series.parameters import read_cells, read_parameters
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,13 @@ class Notebook:
 
     @cached_property
     def content(self):
-        return json.loads(self.path.read_text(encoding="utf-8"))
+        return read_cells(self.path)
 
     @property
     def question(self):
         """The text of the first H1, which is the notebook's question; its name where it has none."""
         for cell in self.content["cells"]:
-            for line in "".join(cell["source"]).splitlines():
+            for line in cell["source"].splitlines():
                 if cell["cell_type"] == "markdown" and line.startswith("# "):
                     return line[2:].strip()
         return self.name
@@ -41,12 +40,13 @@ class Notebook:
     @property
     def facts(self):
         """What the authors say of it: {"reproduces": text, "minutes": number, "needs": text}."""
-        return self.content["metadata"].get("clipnotes", {})
+        facts = self.content["metadata"].get("clipnotes")
+        return facts if isinstance(facts, dict) else {}
 
     @property
     def code_hash(self):
         """A hash over the code cells: prose and outputs may change without making a result stale."""
-        sources = ["".join(cell["source"]) for cell in self.content["cells"] if cell["cell_type"] == "code"]
+        sources = [cell["source"] for cell in self.content["cells"] if cell["cell_type"] == "code"]
         return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
     @cached_property
@@ -63,7 +63,7 @@ def find(key):
     """Return the notebook whose number ("02" or "2") or name is `key`; ClipnotesError lists what exists."""
     notebooks = series()
     for notebook in notebooks:
-        if key in (notebook.name, notebook.path.name) or str(key).zfill(2) == notebook.number:
+        if key in (notebook.name, notebook.path.name) or str(key).isdigit() and str(key).zfill(2) == notebook.number:
             return notebook
     names = ", ".join(notebook.name for notebook in notebooks) or "none"
-    raise ClipnotesError(f"There is no notebook {key!r}; the series in {notebooks_dir()} has: {names}.")
+    raise ClipnotesError(f"There is no notebook {shown(key)}; the series in {notebooks_dir()} has: {names}.")

@@ -1,49 +1,54 @@
 """The parameters of a notebook: read from its one tagged cell, checked before anything runs.
 
 A line reads `name: type = value  # help [domain]`. Papermill understands name, type, value and help; the
-domain in brackets at the end of the help is ours:
-
-    [1..64]  [0..1]  [0..]     a range, ends included; either end may be missing
-    [ce | gce]                 choices
-    [dataset]                  a name that clipnotes.data.list_datasets() knows, a manifest's file name, or folder:PATH
-    [file]                     an existing file, or the empty string for none
-    [path]                     the same, or an existing folder
-
-For a list the domain holds for every element.
+domain in brackets at the end of the help is ours, see `clipnotes.series.domains`.
 """
 
 import ast
 import difflib
-import json
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipnotes.errors import ClipnotesError
-from clipnotes.folder_names import is_folder
+from clipnotes.errors import ClipnotesError, shown
+from clipnotes.folder_names import absolute_name
+from clipnotes.series.domains import LARGEST, context_of, repeated, violated
+from clipnotes.text_files import read_json
 from clipnotes.yaml_files import load_yaml, read_yaml
 
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 TYPES = [*_SCALARS, *(f"list[{name}]" for name in _SCALARS)]
 
-
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _LINE = re.compile(r"(?P<name>\w+) *: *(?P<type>[^=#]+?) *= *(?P<default>[^=#]+?) *# *(?P<help>[^=#]+)")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the parameters cell; `default` is a Python value, `domain` the text in brackets."""
+    """One line of the parameters cell; `default` is a Python value, `domain` the text in brackets without `or empty`."""
 
     name: str
     type: str
     default: object
     help: str
     domain: str = ""
+    may_be_empty: bool = False
 
     @property
     def is_list(self):
         return self.type.startswith("list[")
+
+    @property
+    def context(self) -> str | None:
+        """The name of the parameter that the domain depends on."""
+        return context_of(self.domain)
+
+    @property
+    def shown_domain(self) -> str:
+        """The domain as its line has it, in brackets; empty where there is none."""
+        text = f"{self.domain} {'or empty' * self.may_be_empty}".strip()
+        return f"[{text}]" if text else ""
 
     @property
     def element(self):
@@ -61,7 +66,7 @@ def read_parameters(path):
     path = Path(path)
     cell = _parameters_cell(path)
     parameters = []
-    for statement in ast.parse(cell).body:
+    for statement in _statements(path, cell):
         line = _LINE.fullmatch(cell.splitlines()[statement.lineno - 1])
         if line is None or statement.end_lineno != statement.lineno:
             raise ClipnotesError(
@@ -69,13 +74,37 @@ def read_parameters(path):
                 f"on one line, with no other equals sign and no # inside a string."
             )
         parameters.append(_parameter(path, **line.groupdict()))
-    check(parameters, {p.name: p.default for p in parameters if p.domain != "dataset"})
+    for parameter in parameters:
+        if parameter.domain not in ("dataset", "correction") and not parameter.context:  # these need slow imports
+            _alone(parameter, parameter.default)
     return parameters
 
 
+def _statements(path, cell):
+    try:
+        return ast.parse(cell).body
+    except (SyntaxError, ValueError) as error:
+        raise ClipnotesError(f"The parameters of {path.name} are no valid Python: {error}.") from None
+
+
+def read_cells(path: Path) -> dict:
+    """The content of a notebook file, whose cells have a type, tags and one text as source.
+
+    ClipnotesError: it cannot be read, is no JSON, or has not the form of a notebook.
+    """
+    content = read_json(path, f"Notebook {path.name}")
+    try:
+        metadata = dict(content["metadata"])
+        cells = [{"cell_type": str(cell["cell_type"]), "tags": list(cell["metadata"].get("tags", [])),
+                  "source": "".join(cell["source"])} for cell in content["cells"]]
+        return {"metadata": metadata, "cells": cells}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise ClipnotesError(f"Notebook {path.name} in {path.parent} has not the form of a notebook, a JSON object with "
+                             "metadata and cells: restore it.") from None
+
+
 def _parameters_cell(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = [cell["source"] for cell in read_cells(path)["cells"] if "parameters" in cell["tags"]]
     if len(tagged) != 1:
         raise ClipnotesError(f"{path.name} has {len(tagged)} cells tagged 'parameters', but needs one.")
     return tagged[0]
@@ -93,19 +122,38 @@ def _parameter(path, name, type, default, help):
             f"Parameter {name} of {path.name} is {default}, but must be a literal."
         ) from None
     text, domain = re.fullmatch(r"(.*?)\s*(?:\[([^\[\]]*)\])?", help).groups()
-    return Parameter(name, type, value, text, (domain or "").strip())
+    domain, empty = re.fullmatch(r"\s*(.*?)\s*(\bor empty)?\s*", domain or "").groups()
+    return Parameter(name, type, value, text, domain, bool(empty))
 
 
-def check(parameters, values):
-    """Return `values` (a dict) with ints made floats where a float is declared; the rest must fit as it is.
+def check(parameters: list[Parameter], values: dict, together: bool = True) -> dict:
+    """Return `values` with ints made floats where a float is declared; the rest must fit as it is.
 
+    together: check also what hangs together with the value of another parameter, its default where `values` has none.
     ClipnotesError: a name that is not declared, a value of another type, a value outside the domain.
     """
     declared = {parameter.name: parameter for parameter in parameters}
     for name in values:
         if name not in declared:
             raise ClipnotesError(_unknown(name, declared))
-    return {name: _checked(declared[name], value) for name, value in values.items()}
+    checked = {name: _alone(declared[name], value) for name, value in values.items()}
+    if together:
+        check_together(parameters, checked)
+    return checked
+
+
+def check_together(parameters: list[Parameter], values: dict):
+    """Check those of the values, right by themselves, whose domain depends on another parameter."""
+    effective = {parameter.name: parameter.default for parameter in parameters} | values
+    for parameter in parameters:
+        context = parameter.context
+        if context and context not in effective:
+            raise ClipnotesError(f"Parameter {parameter.name} declares the domain [{parameter.domain}], but there is no "
+                                 f"parameter {context}.")
+        if context and (parameter.name in values or context in values):
+            value = effective[parameter.name]
+            for element in value if parameter.is_list else [value]:
+                _within(parameter, element, value, effective[context])
 
 
 def parse(parameters, texts):
@@ -117,83 +165,69 @@ def parse(parameters, texts):
             values[name] = text if types.get(name, "str") == "str" else load_yaml(text)
         except ClipnotesError:
             raise ClipnotesError(
-                f"Parameter {name} is {text!r}, which is not a valid {types[name]}."
+                f"Parameter {name} is {shown(text)}, which is not a valid {types[name]}."
             ) from None
     return check(parameters, values)
 
 
 def _unknown(name, declared):
-    close = difflib.get_close_matches(name, declared, n=1)
+    close = difflib.get_close_matches(str(name), declared, n=1)
     guess = f"did you mean {close[0]!r}? The" if close else "the"
     separator = "; " if close else ": "
-    return f"Unknown parameter {name!r}{separator}{guess} notebook has {', '.join(declared) or 'none'}."
+    return f"Unknown parameter {shown(name)}{separator}{guess} notebook has {', '.join(declared) or 'none'}."
 
 
-def _checked(parameter, value):
+def _alone(parameter, value):
+    """The value, checked for all that concerns no other parameter."""
     if not parameter.is_list:
         return _element(parameter, value)
     if not isinstance(value, list | tuple):
         raise _wrong_type(parameter, value)
-    return [_element(parameter, element, whole=value) for element in value]
+    if not value and not parameter.may_be_empty:
+        raise ClipnotesError(f"Parameter {parameter.name} is [], but needs at least one value{_example(parameter)}.")
+    elements = [_element(parameter, element, whole=value) for element in value]
+    if twice := repeated([absolute_name(element) for element in elements]):
+        raise ClipnotesError(f"Parameter {parameter.name} is {shown(value)}, but has {twice} more than once: keep one of them.")
+    return elements
 
 
 def _element(parameter, value, whole=None):
     wanted = _SCALARS[parameter.element]
-    shown = value if whole is None else whole
-    if wanted is float and type(value) is int:
+    quoted = value if whole is None else whole
+    if wanted is float and type(value) is int and abs(value) < 2**1000:
         value = float(value)
     # bool is a subclass of int, so isinstance would let True pass as 1
     if type(value) is not wanted:
-        raise _wrong_type(parameter, shown)
-    allowed = None if parameter.domain == "" else _violated(parameter, value)
+        raise _wrong_type(parameter, quoted)
     if wanted is float and not math.isfinite(value):
-        allowed = "finite numbers"
-    if allowed:
-        element = "" if whole is None else f" with the element {value!r}"
-        raise ClipnotesError(f"Parameter {parameter.name} is {shown!r}{element}; allowed: {allowed}.")
+        raise _outside(parameter, value, quoted, "finite numbers")
+    if wanted is int and abs(value) > LARGEST:
+        raise _outside(parameter, value, quoted, f"whole numbers up to {LARGEST}")
+    if wanted is str and _UNWRITABLE.search(value):
+        raise _outside(parameter, value, quoted, "one line of text in UTF-8")
+    if not parameter.context:
+        _within(parameter, value, quoted)
     return value
 
 
+def _within(parameter, value, quoted, folder=""):
+    allowed = parameter.domain and violated(parameter.name, parameter.domain, value, folder)
+    if allowed:
+        raise _outside(parameter, value, quoted, allowed)
+
+
+def _outside(parameter, value, quoted, allowed):
+    element = f" with the element {shown(value)}" if parameter.is_list else ""
+    return ClipnotesError(f"Parameter {parameter.name} is {shown(quoted)}{element}; allowed: {allowed}.")
+
+
 def _wrong_type(parameter, value):
-    example = f", for example {parameter.default!r}" if parameter.default not in ("", []) else ""
-    subject = f"Parameter {parameter.name} is {value!r} ({type(value).__name__})"
-    return ClipnotesError(f"{subject}, but must be {parameter.type}{example}.")
+    subject = f"Parameter {parameter.name} is {shown(value)} ({type(value).__name__})"
+    return ClipnotesError(f"{subject}, but must be {parameter.type}{_example(parameter)}.")
 
 
-def _violated(parameter, value):
-    """Return what the domain allows when `value` is outside it, else None."""
-    domain = parameter.domain
-    if domain == "dataset":
-        if is_folder(value):
-            from clipnotes.data import load_manifest
-
-            load_manifest(value)  # says itself what is wrong with the folder
-            return None
-        from clipnotes.data import list_datasets
-
-        names = list_datasets()
-        known = value in names or (value.endswith(".yaml") and Path(value).is_file())
-        return None if known else f"the data sets {', '.join(names)}, the file of a manifest (.yaml), or folder:PATH of images"
-    if domain in ("file", "path"):
-        exists = value == "" or Path(value).is_file() or domain == "path" and Path(value).is_dir()
-        what = "file" if domain == "file" else "file or folder"
-        return None if exists else f"the path of an existing {what}, or an empty string for none"
-    if "|" in domain:
-        choices = [choice.strip() for choice in domain.split("|")]
-        return None if str(value) in choices else ", ".join(choices)
-    if ".." in domain:
-        return _outside_range(domain, value)
-    raise ClipnotesError(
-        f"Parameter {parameter.name} declares the domain [{domain}]; "
-        f"known are [low..high], [one | two], [dataset], [file], [path]."
-    )
-
-
-def _outside_range(domain, value):
-    low, _, high = (end.strip() for end in domain.partition(".."))
-    inside = (not low or value >= float(low)) and (not high or value <= float(high))
-    ends = f"from {low}" * bool(low) + " " * bool(low and high) + f"up to {high}" * bool(high)
-    return None if inside else f"values {ends}"
+def _example(parameter):
+    return f", for example {parameter.default!r}" if parameter.default not in ("", []) else ""
 
 
 def read_values(path):

@@ -1,0 +1,37 @@
+"""Which data sets corrections learn from and are tried on, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from clipnotes.analysis.corrected import EncodedSets, StoredSets, check_same_classes
+from clipnotes.data import FeatureBank
+from clipnotes.errors import ClipnotesError
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Feature files a, b (same classes), swapped (other order), few (two classes) and bare (no names) in a folder."""
+    x, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    names = {"a": ["ant", "bee", "cat"], "b": ["ant", "bee", "cat"], "swapped": ["bee", "ant", "cat"], "few": ["ant", "bee"]}
+    for name, classes in names.items():
+        few = y < len(classes)
+        FeatureBank(name, x[few], y[few], x[few], y[few], x[few], y[few], classnames=classes).save(tmp_path / f"{name}.npz")
+    np.savez(tmp_path / "bare.npz", test_x=x.numpy(), test_y=y.numpy())
+    return StoredSets(tmp_path, ["a"])
+
+
+def test_a_shifted_set_must_have_the_classes_of_the_source(stored):
+    check_same_classes(stored, "a", ["b", "a"])
+    for name, message in (("few", "few has 2 classes, but a has 3"), ("swapped", "has the class 'bee' where a has 'ant'"),
+                          ("bare", "bare has the class '0' where a has 'ant'")):
+        with pytest.raises(ClipnotesError, match=message):
+            check_same_classes(stored, "a", ["b", name])
+
+
+def test_with_a_model_there_is_one_generic_set(clip):
+    sets = EncodedSets(clip, ["digits"], progress=False)
+    check_same_classes(sets, "digits", ["digits"])
+    assert not sets.banks, "nothing was encoded"
+    with pytest.raises(ClipnotesError, match=r"generic is \['digits', 'pocket-pairs'\], but with a model .* one generic set"):
+        EncodedSets(clip, ["digits", "pocket-pairs"])
