@@ -6,6 +6,8 @@ import torch
 
 from clipnotes.analysis.corrected import EncodedSets, StoredSets, check_same_classes
 from clipnotes.data import FeatureBank
+from clipnotes.data.bank import FeatureSplit
+from clipnotes.data.manifests import SPLITS
 from clipnotes.errors import ClipnotesError
 
 
@@ -16,7 +18,7 @@ def stored(tmp_path):
     names = {"a": ["ant", "bee", "cat"], "b": ["ant", "bee", "cat"], "swapped": ["bee", "ant", "cat"], "few": ["ant", "bee"]}
     for name, classes in names.items():
         few = y < len(classes)
-        FeatureBank(name, x[few], y[few], x[few], y[few], x[few], y[few], classnames=classes).save(tmp_path / f"{name}.npz")
+        FeatureBank(name, {split: FeatureSplit(x[few], y[few]) for split in SPLITS}, classes).save(tmp_path / f"{name}.npz")
     np.savez(tmp_path / "bare.npz", test_x=x.numpy(), test_y=y.numpy())
     return StoredSets(tmp_path, ["a"])
 
