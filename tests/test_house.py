@@ -10,7 +10,7 @@ import clipnotes
 PACKAGE = Path(clipnotes.__file__).parent
 FLOORS = [  # a room may import rooms of earlier lines only, and its own modules
     {"errors", "paths"},
-    {"files", "device", "folder_names", "text_files", "checks"},
+    {"files", "file_kinds", "device", "folder_names", "text_files", "checks"},
     {"yaml_files"},
     {"pocket"},
     {"backbone"},

@@ -1,12 +1,13 @@
 """Models of open_clip with weights from a tag, a file or nowhere: activation, preprocessing and tokenizer that fit them."""
 from __future__ import annotations
 
-import zipfile
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from clipnotes.backbone.weight_files import check_tensors_alone, is_script_archive, read_script_archive
 from clipnotes.errors import ClipnotesError
 
 POCKET = ("pocket-vit", "pocket-rn")
@@ -38,14 +39,16 @@ def load_open_clip(name, pretrained):
             raise ClipnotesError(f"{name} uses QuickGELU, but the weights {pretrained!r} were trained with GELU; "
                                  f"load {plain!r} instead")
         name = name if get_pretrained_cfg(name, pretrained) else plain
-    elif Path(pretrained).is_file():
-        quick_gelu = name.endswith("-quickgelu") or is_openai_archive(pretrained) or "openai" in Path(pretrained).name
+    elif os.path.isfile(pretrained):
+        quick_gelu = name.endswith("-quickgelu") or is_script_archive(pretrained) or "openai" in Path(pretrained).name
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ClipnotesError(f"pretrained={pretrained!r} is neither a file nor a tag of {name}; its tags: {tags}")
-    if not tag and is_openai_archive(pretrained):
+    if not tag and is_script_archive(pretrained):
         return load_openai_archive(name, pretrained)
     try:
+        if not tag:
+            check_tensors_alone(pretrained)
         model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained, force_quick_gelu=quick_gelu,
                                                                      **({} if tag else pixels(name)))
     except Exception as error:  # open_clip, torch, safetensors and the hub all raise their own
@@ -93,25 +96,17 @@ def weights_problem(name, pretrained, tag, error):
             f"get them from {source} where there is a network and load {fits!r} with the file's path as pretrained=")
 
 
-def is_openai_archive(path):
-    """Whether a file is a TorchScript archive, the format of OpenAI's own .pt files."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in entry for entry in archive.namelist())
-
-
 def load_openai_archive(name, path):
-    """OpenAI's TorchScript file into open_clip's architecture, with QuickGELU; no Python pickle is involved."""
+    """OpenAI's TorchScript file into open_clip's architecture, with QuickGELU; nothing that the file holds is run."""
     import open_clip
 
-    model, _, preprocess = open_clip.create_model_and_transforms(name, force_quick_gelu=True)
+    model, _, preprocess = open_clip.create_model_and_transforms(name, force_quick_gelu=True, pretrained_text=False)
     try:
-        state = torch.jit.load(path, map_location="cpu").float().state_dict()
+        state = read_script_archive(path)
         for key in ("input_resolution", "context_length", "vocab_size"):
             state.pop(key, None)
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ClipnotesError(weights_problem(name, path, None, error)) from error
     return model, preprocess, tokenizer_of(name)
 

@@ -1,0 +1,47 @@
+"""What a file is by its first bytes, for those that are not what their name says."""
+from __future__ import annotations
+
+from pathlib import Path
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+STARTS = {  # first bytes, and what begins with them
+    b"%PDF-": "a PDF file",
+    b"\x93NUMPY": "a NumPy array (.npy)",
+    b"PK\x03\x04": "a zip archive (.zip, .npz, or PyTorch's .pt)",
+    b"PK\x05\x06": "an empty zip archive",
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle",
+    b"\x80\x05": "a Python pickle",
+}
+HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml")
+
+
+def stand_in(path: str | Path) -> str | None:
+    """What stands in the place of a file that was never fetched, in words that go on "PATH is ..."; else None.
+
+    A web page, a pointer of Git LFS, an empty file: never what a file of data should be. OSError where it cannot be read.
+    """
+    start = first_bytes(path)
+    if not start:
+        return "an empty file"
+    if start.startswith(LFS_POINTER):
+        return "a pointer of Git LFS; the large file that it points to was not fetched"
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(HTML):
+        return "a web page (HTML), such as a server's answer in the file's place"
+    return None
+
+
+def kind_of(path: str | Path) -> str | None:
+    """What a file is, as `stand_in` says it, or which common format; None for other content. OSError as there."""
+    start = first_bytes(path)
+    return stand_in(path) or next((kind for first, kind in STARTS.items() if start.startswith(first)), None)
+
+
+def first_bytes(path: str | Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1024)
