@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import clipnotes
-from clipnotes.cli.data import data, features
+from clipnotes.cli.data import data, features, real_clip
 from clipnotes.cli.places import FILE, FOLDER
 from clipnotes.errors import ClipnotesError, in_words, shown
 
@@ -185,6 +185,7 @@ def sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, r
 
 cli.add_command(data)
 cli.add_command(features)
+cli.add_command(real_clip)
 
 
 @cli.group()

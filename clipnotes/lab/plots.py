@@ -52,10 +52,13 @@ def draw_overlap(ax, result, names=("same class", "different class"), colours=("
 
 
 def ranked_dots(ax, names, values, low, high, colour, xlabel):
-    """Values with intervals, one line a name, smallest at the top: a chart that stays readable with many names."""
+    """Values with intervals, one line a name, smallest at the top: a chart that stays readable with many names.
+
+    colour: one for all, or a list with one for each name.
+    """
     places = np.arange(len(names))
     ax.hlines(places, low, high, color=colour, linewidth=3, alpha=0.45)
-    ax.plot(values, places, "o", color=colour, markersize=7)
+    ax.scatter(values, places, s=49, color=colour, zorder=3)
     ax.set_yticks(places, names)
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
