@@ -49,7 +49,7 @@ class RealClip:
         self.folder, self.settings, self.progress = Path(folder), settings, progress
         paths = sorted(path for path in self.folder.glob("*") if path.suffix in (".npz", ".safetensors"))
         banks = {path.stem: FeatureBank.load(path) for path in paths}
-        self.names = [name for name, bank in banks.items() if bank.test_x is not None]
+        self.names = [name for name, bank in banks.items() if "test" in bank.splits]
         generic = [name for name in banks if name not in self.names]
         if not self.names or not generic:
             raise ClipnotesError(f"{self.folder} holds {len(self.names)} feature files with test images and {len(generic)} "
@@ -68,7 +68,7 @@ class RealClip:
 
     def draws(self, bank: FeatureBank):
         """(shots, seed, bank with so many labelled images a class); where these are all there are, one draw is all."""
-        most = int(bank.train_y.bincount().max())
+        most = int(bank.train.y.bincount().max())
         return ((k, seed, bank.few_shot(k, seed)) for k in self.settings.shots
                 for seed in (self.settings.draws if k < most else self.settings.draws[:1]))
 
@@ -77,7 +77,7 @@ def histograms(real: RealClip) -> pd.DataFrame:
     """Pairs of test images by cosine: counts of same-class and of different-class pairs in each bin that is not empty."""
     rows = []
     for name, kind, bank in real.each():
-        x, y = checked(*bank.split("test"), 0, real.settings.max_images)
+        x, y = checked(bank.test.unit(), bank.test.y, 0, real.settings.max_images)
         paired, unpaired = (counts.sum(0) / 2 for counts in image_histograms(x, y, x, y, real.settings.bins, same_set=True))
         rows += [{"dataset": name, "features": kind, "bin": b, "paired": int(p), "unpaired": int(q)}
                  for b, (p, q) in enumerate(zip(paired, unpaired, strict=True)) if p or q]
@@ -87,7 +87,7 @@ def histograms(real: RealClip) -> pd.DataFrame:
 def overlaps(real: RealClip) -> pd.DataFrame:
     """Overlap areas of the test images with 95 % bootstrap intervals."""
     options = {"bins": real.settings.bins, "max_images": real.settings.max_images, "draws": real.settings.resamples}
-    found = ((name, kind, overlap(*bank.split("test"), **options)) for name, kind, bank in real.each())
+    found = ((name, kind, overlap(bank.test.unit(), bank.test.y, **options)) for name, kind, bank in real.each())
     return pd.DataFrame([{"dataset": name, "features": kind, "area": result.area, "low": result.interval[0],
                           "high": result.interval[1], "images": result.n} for name, kind, result in found])
 
@@ -98,7 +98,7 @@ def accuracies(real: RealClip) -> pd.DataFrame:
              "accuracy": nearest_mean_accuracy(few)} for name, kind, bank in real.each() for k, seed, few in real.draws(bank)]
     tables = [pd.DataFrame(rows)]
     for name, kinds in real.banks.items():
-        if kinds["original"].text is not None and kinds["original"].val_x is not None:
+        if kinds["original"].text is not None and "val" in kinds["original"].splits:
             pairs = {(k, seed) for k, seed, _ in real.draws(kinds["original"])}
             for k in real.settings.shots:
                 seeds = [seed for seed in real.settings.draws if (k, seed) in pairs]
@@ -124,8 +124,8 @@ def probes(real: RealClip) -> pd.DataFrame:
 
 def variances(real: RealClip) -> pd.DataFrame:
     """Total variance and effective rank of the unit test features."""
-    return pd.DataFrame([{"dataset": name, "features": kind, "variance": feature_variance(bank.split("test")[0]).total,
-                          "effective_rank": effective_rank(bank.split("test")[0])} for name, kind, bank in real.each()])
+    return pd.DataFrame([{"dataset": name, "features": kind, "variance": feature_variance(bank.test.unit()).total,
+                          "effective_rank": effective_rank(bank.test.unit())} for name, kind, bank in real.each()])
 
 
 def pca(real: RealClip) -> pd.DataFrame:
@@ -136,7 +136,7 @@ def pca(real: RealClip) -> pd.DataFrame:
     for name, kinds in real.banks.items():
         for n in axes:
             bank = transformed(kinds["original"], [PCAProjection(n).fit(x, y)])
-            area = overlap(*bank.split("test"), bins=real.settings.bins, max_images=real.settings.max_images, draws=2).area
+            area = overlap(bank.test.unit(), bank.test.y, real.settings.bins, real.settings.max_images, draws=2).area
             kept = (variance[:n].sum() / variance.sum()).item()
             rows += [{"dataset": name, "axes": n, "variance_kept": kept, "overlap": area, "shots": k, "seed": seed,
                       "accuracy": nearest_mean_accuracy(few)} for k, seed, few in real.draws(bank)]

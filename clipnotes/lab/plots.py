@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+from clipnotes.analysis.statistics import mean_ci
 from clipnotes.lab.figures import PALETTE
 
 
@@ -63,6 +64,27 @@ def ranked_dots(ax, names, values, low, high, colour, xlabel):
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
     ax.grid(axis="y", visible=False)
+
+
+def effect_strokes(axes, values, marks):
+    """Effects of methods on data sets: one row a method, a stroke a data set, their mean with a 95 % interval over them.
+
+    values: {axis label: DataFrame [data sets, methods]}, one axis each. marks: {method: (marker, role of the colour)}, in
+    the order of the rows.
+    """
+    for ax, (label, table) in zip(axes, values.items(), strict=True):
+        for place, (kind, (marker, role)) in enumerate(marks.items()):
+            mean, half = mean_ci(table[kind])
+            ax.plot(table[kind], np.full(len(table), place), "|", color=PALETTE[role], alpha=0.55, markersize=11,
+                    markeredgewidth=1.4)
+            ax.errorbar(mean, place, xerr=np.nan_to_num(half), fmt=marker, color=PALETTE[role], markersize=7)
+        ax.axvline(0, color="0.4", linewidth=1)
+        ax.set_xlabel(label)
+        ax.set_yticks(range(len(marks)), [kind.replace(" + ", "\n+ ") for kind in marks])
+        ax.set_ylim(len(marks) - 0.5, -0.5)
+        ax.grid(axis="y", visible=False)
+    for ax in axes[1:]:
+        ax.set_yticklabels([])
 
 
 # The methods of paper B: marker and role of the colour, the same in every notebook.

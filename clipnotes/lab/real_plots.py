@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from clipnotes.exhibits.papers import known_numbers
-from clipnotes.exhibits.real_clip import TITLES
+from clipnotes.exhibits.real_clip import TITLES, read
 from clipnotes.lab.figures import PALETTE
 from clipnotes.lab.plots import METHOD_STYLES, draw_overlap
 
@@ -42,6 +42,16 @@ def overlap_columns(columns, width=7.6, height=2.3):
         ax.set_xlabel("cosine similarity")
     fig.legend(*(part[:2] for part in axes[0, 0].get_legend_handles_labels()), loc="outside lower center", ncols=2)
     return fig
+
+
+def real_effects(method="nearest class mean", shots=16):
+    """(overlap reduction, gain in points) of the corrections of real CLIP's features: DataFrames [data sets, corrections].
+
+    method: of the table "gains"; gains are means over draws.
+    """
+    rows = read("gains").query("method == @method and shots == @shots").replace({"dataset": TITLES})
+    wide = rows.pivot_table(index="dataset", columns="features", values=["overlap_reduction", "gain"])
+    return wide["overlap_reduction"], 100 * wide["gain"]
 
 
 def prompt_grid():
