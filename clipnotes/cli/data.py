@@ -131,7 +131,7 @@ def features(dataset, model, pretrained, out, data_root, shots, seed, views, bat
 @click.command(name="real-clip")
 @click.option("--features-dir", required=True, type=click.Path(file_okay=False), metavar="DIR",
               help="Feature files: those with test images are measured, the others are the generic images.")
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the tables; those that are there stay.")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the tables; those that are there stay.")
 def real_clip(features_dir, out):
     """Measure stored features of a real CLIP: the tables that the notebooks draw beside the pocket models.
 
