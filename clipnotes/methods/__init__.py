@@ -9,8 +9,11 @@ from clipnotes.methods.noisy_means import NoisyMeans, estimate_noise
 from clipnotes.methods.probes import LinearProbe, LogisticProbe
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.pseudo import ensemble_logits, select_pseudo_labels
+from clipnotes.methods.robust_probes import RobustProbe
+from clipnotes.methods.strong_probes import EarlyStoppedProbe, LPPlusPlus
 from clipnotes.methods.zero_shot import ZeroShot
 
-__all__ = ["APE", "Centring", "FeatureAdapter", "Grid", "ImageEncoderFineTuning", "LinearProbe", "LogisticProbe", "NoisyMeans",
-           "PCAProjection", "PromptTuning", "TextEncoderTuning", "TipAdapter", "TipAdapterF", "TipX", "Whitening",
-           "WithinClassWhitening", "ZeroShot", "ensemble_logits", "estimate_noise", "gce_loss", "select_pseudo_labels"]
+__all__ = ["APE", "Centring", "EarlyStoppedProbe", "FeatureAdapter", "Grid", "ImageEncoderFineTuning", "LPPlusPlus",
+           "LinearProbe", "LogisticProbe", "NoisyMeans", "PCAProjection", "PromptTuning", "RobustProbe", "TextEncoderTuning",
+           "TipAdapter", "TipAdapterF", "TipX", "Whitening", "WithinClassWhitening", "ZeroShot", "ensemble_logits",
+           "estimate_noise", "gce_loss", "select_pseudo_labels"]

@@ -1,0 +1,141 @@
+"""The field's answers to wrong labels, on the linear probe of paper B: other losses, and labels left out or doubted.
+
+All train logits = scale x W' (no bias) with the recipe of `LinearProbe`; only what the loss makes of a row differs. They work
+on class texts' logits as well as on any features; prompts and encoders are left alone.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from clipnotes.checks import Number, OneOf, Whole, check_all, class_labels
+from clipnotes.errors import ClipnotesError
+from clipnotes.methods.inputs import unit_features
+from clipnotes.methods.losses import gce_of
+from clipnotes.methods.losses_robust import forward_ce, of_labels, smoothed_ce, symmetric_ce, uniform_transition
+from clipnotes.methods.noisy_means import estimate_noise
+from clipnotes.methods.probes import Classifier, LinearProbe
+from clipnotes.methods.selection import agrees, clean_by_transport, kept_share, small_losses
+from clipnotes.methods.sgd import batch_rows, learning_rate
+
+ANSWERS = ("ce", "gce", "mae", "sce", "smoothing", "forward", "small-loss", "agreement", "transport")
+NEED_TEXT = ("agreement", "transport")
+
+
+class RobustProbe(Classifier):
+    """A linear probe with one answer to wrong labels, W [C, d] trained as in `LinearProbe`.
+
+    answer: "ce" (the plain probe), "gce", "mae"; "sce" symmetric CE; "smoothing" of labels by 0.1; "forward" correction with
+    `transition` [C, C], by default that of uniform noise at rho; "small-loss": co-teaching, two probes of which each learns
+    from the rows that the other finds easiest, the first is kept; "agreement": only rows whose label zero-shot CLIP shares;
+    "transport": CE on NLPrompt's clean rows and MAE on the others. The last two need text.
+    rho: share of wrong labels for "forward" and "small-loss"; None estimates it (`noisy_means.estimate_noise`).
+    init: "random", "text" or "zero", as in `LinearProbe`; compat: "reference" as in `symmetric_ce` and `clean_by_transport`.
+    After `fit`: weight_ [C, d], rho_ (None where it plays no part), used_ (share of the rows believed; 1 for losses).
+    """
+    rules = {"answer": OneOf(*ANSWERS), "rho": Number(0, 1, optional=True), "init": OneOf("random", "text", "zero"),
+             "scale": Number(0), "epochs": Whole(1), "batch_size": Whole(1), "lr": Number(0), "seed": Whole(0),
+             "compat": OneOf(None, "reference")}
+
+    def __init__(self, answer: str = "sce", rho: float | None = None, transition: Any = None, init: str = "random",
+                 scale: float = 100.0, epochs: int = 50, batch_size: int = 32, lr: float = 0.002, seed: int = 1,
+                 compat: str | None = None) -> None:
+        self.answer, self.rho, self.transition, self.init, self.scale = answer, rho, transition, init, scale
+        self.epochs, self.batch_size, self.lr, self.seed, self.compat = epochs, batch_size, lr, seed, compat
+
+    def fit(self, x: torch.Tensor, y: torch.Tensor, n_classes: int | None = None, text: torch.Tensor | None = None,
+            text_x: torch.Tensor | None = None) -> RobustProbe:
+        """Train on features [N, d] with given labels [N]; see `fit_robust`."""
+        return fit_robust([self], x, [y], n_classes, text, text_x)[0]
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, C] from features [N, d], which need not be unit."""
+        weight = self.fitted("weight_")
+        return self.scale * unit_features(x, "x", weight.shape[1]).to(weight) @ weight.T
+
+    def row_loss(self, x: torch.Tensor, y: torch.Tensor, zero_shot: torch.Tensor | None) -> Callable:
+        """A function (log_p [b, C], rows [b]) -> losses [b], for these data; rows that are not believed cost nothing."""
+        C = y.n_classes
+        if self.answer in NEED_TEXT and zero_shot is None:
+            raise ClipnotesError(f'answer="{self.answer}" holds labels against zero-shot CLIP, but has no text; give [C, d]')
+        self.rho_, self.used_ = None, 1.0
+        if self.answer == "small-loss" or (self.answer == "forward" and self.transition is None):
+            self.rho_ = estimate_noise(x, y.labels, C).rho if self.rho is None else self.rho
+        if self.answer in NEED_TEXT:
+            believed = agrees(zero_shot, y.labels) if self.answer == "agreement" else \
+                clean_by_transport(zero_shot, y.labels, compat=self.compat)
+            self.used_ = believed.double().mean().item()
+        if self.answer == "agreement":
+            return lambda log_p, rows: -of_labels(log_p, y.labels[rows]) * believed[rows]
+        if self.answer == "transport":
+            return lambda log_p, rows: gce_of(of_labels(log_p, y.labels[rows]), (~believed[rows]).to(log_p))
+        if self.answer == "forward":
+            T = uniform_transition(self.rho_, C) if self.transition is None else self.transition
+            loss = partial(forward_ce, transition=T)
+        else:
+            exponents = {"ce": 0.0, "small-loss": 0.0, "gce": 0.7, "mae": 1.0}
+            loss = {"sce": partial(symmetric_ce, compat=self.compat), "smoothing": smoothed_ce}.get(self.answer) or (
+                lambda log_p, labels: gce_of(of_labels(log_p, labels), log_p.new_tensor(exponents[self.answer])))
+        return lambda log_p, rows: loss(log_p, y.labels[rows])
+
+
+class Labels:
+    """Labels [N] and how many classes there are."""
+
+    def __init__(self, labels: torch.Tensor, n_classes: int) -> None:
+        self.labels, self.n_classes = labels, n_classes
+
+
+def fit_robust(probes: Sequence[RobustProbe], x: torch.Tensor, ys: Sequence, n_classes: int | None = None,
+               text: torch.Tensor | None = None, text_x: torch.Tensor | None = None) -> list[RobustProbe]:
+    """Fit `RobustProbe`s of one recipe on the same images under different labels, as batched products.
+
+    x: features [N, d]; ys: given labels [N], one set a probe; text [C, d]: class texts, for init="text" and the answers that
+    need them; text_x: the features [N, d] of the same images that texts go with, where x is corrected (else x itself).
+    Each probe learns what it would alone. Raises ClipnotesError for settings, shapes and labels that do not fit.
+    """
+    x, first = unit_features(x, "x"), probes[0]
+    for probe in probes:
+        check_all(probe.rules, probe)
+    text = None if text is None else unit_features(text, "text", None if text_x is not None else x.shape[1])
+    n_classes = n_classes or (1 + max(int(torch.as_tensor(y).max()) for y in ys) if text is None else len(text))
+    ys = [Labels(class_labels(y, "y", len(x), n_classes), n_classes) for y in ys]
+    zero_shot = None if text is None else 100 * unit_features(x if text_x is None else text_x, "text_x", text.shape[1]) @ text.T
+    losses = [probe.row_loss(x, y, zero_shot) for probe, y in zip(probes, ys, strict=True)]
+    taught = [i for i, probe in enumerate(probes) for _ in range(1 + (probe.answer == "small-loss"))]  # pairs for co-teaching
+    second = torch.tensor([i > 0 and taught[i] == taught[i - 1] for i in range(len(taught))])
+    starts = [LinearProbe(probes[i].init, seed=probes[i].seed + 10**6 * int(two)).start(n_classes, text, x)[0]
+              for i, two in zip(taught, second, strict=True)]
+    weight = torch.stack(starts).requires_grad_()  # [P, C, d]
+    optimiser = torch.optim.SGD([weight], lr=first.lr, momentum=0.9, weight_decay=5e-4)
+    orders = zip(*(batch_rows(len(x), first.batch_size, first.epochs, probes[i].seed) for i in taught), strict=True)
+    for epoch, batches in enumerate(orders, 1):
+        optimiser.param_groups[0]["lr"] = learning_rate(epoch, first.epochs, first.lr)
+        for rows in zip(*batches, strict=True):
+            rows = torch.stack(rows)  # [P, b]
+            log_p = (first.scale * x[rows] @ weight.mT).log_softmax(-1)  # [P, b, C]
+            loss = torch.stack([losses[i](log_p[j], rows[j]) for j, i in enumerate(taught)])  # [P, b]
+            loss = loss * taught_by_peers(loss, probes, taught, second, epoch)
+            optimiser.zero_grad()
+            loss.mean(1).sum().backward()
+            optimiser.step()
+    if not torch.isfinite(weight).all():
+        raise ClipnotesError(f"the training diverged with lr = {first.lr}; lower lr")
+    for j, (i, two) in enumerate(zip(taught, second, strict=True)):
+        if not two:
+            probes[i].weight_ = weight[j].detach().clone()
+    return list(probes)
+
+
+def taught_by_peers(loss: torch.Tensor, probes: Sequence, taught: list, second: torch.Tensor, epoch: int) -> torch.Tensor:
+    """How much each row's loss counts, [P, b]: 1; in co-teaching's pairs 0 where it is not small for the PEER, of mean 1."""
+    counts = torch.ones_like(loss)
+    for j in torch.nonzero(second)[:, 0].tolist():
+        share = kept_share(epoch, probes[taught[j]].rho_)
+        for one, peer in ((j - 1, j), (j, j - 1)):
+            kept = small_losses(loss[peer].detach(), share)
+            counts[one] = kept * len(kept) / kept.sum()
+    return counts
