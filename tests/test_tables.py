@@ -176,7 +176,20 @@ def test_formats_read_back_as_the_table(sweep):
     rows = [[cell.strip() for cell in row.split("&")] for row in body.strip().removesuffix(r"\\").split("\\\\\n")]
     plain = [[cell.replace(r"$\pm$", "±").replace(r"\_", "_").replace(r"\%", "%") for cell in row] for row in rows]
     assert plain == table.to_numpy().tolist() and "%" not in body.replace(r"\%", "")
-    assert markdown(pd.DataFrame({"a": ["x|y"]})).splitlines()[-1] == r"| x\|y |"
+    odd = pd.DataFrame({"a_b $5": ["x|y\\z", "*_[<b>&\n$5 to $9"]})
+    assert markdown(odd).splitlines() == [r"| a_b \$5 |", "| --- |", r"| x\|y\\z |", r"| \*\_\[\<b\>\& \$5 to \$9 |"]
+    assert r"\textbackslash z" in written(odd, "latex") and r"\$5 to \$9" in written(odd, "latex")
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "[[1]]", "[" * 10**5, "[{}]"])
+def test_a_broken_list_in_a_parameter_s_column(sweep, tmp_path, capsys, text):
+    table = gather([sweep], progress=False)
+    table["p_seeds"] = text
+    table.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(SystemExit) as caught:
+        main(["table", str(tmp_path / "table.csv"), "--like", "ptnl:table1"])
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and "in the column p_seeds, which is no list of plain values" in err and len(err) < 500
 
 
 def test_the_command_prints_the_table_and_what_is_missing(sweep, capsys):

@@ -1,13 +1,12 @@
 """What an exhibit lacks, and the runs that would fill it."""
 
-import json
 import shlex
 from itertools import product
 
 import pandas as pd
 
 from clipnotes.exhibits.layouts import layout
-from clipnotes.exhibits.tables import exists, measured
+from clipnotes.exhibits.tables import exists, listed, measured
 from clipnotes.series.notebooks import find
 
 
@@ -59,10 +58,10 @@ def planned_cells(table, what, rows, keys):
 def declared(run, key, what, rows):
     """The values of a column that a run would measure, by its parameters; what these do not tell is as in the other rows."""
     names = what.parameters(key)
-    told = [run[name] for name in names if run.get(name) is not None and run[name] == run[name]]
+    told = [(name, run[name]) for name in names if run.get(name) is not None and run[name] == run[name]]
     if key == "method" or not told:
         return list(dict.fromkeys(rows[key]))
-    values = [v for value in told for v in (json.loads(value) if str(value).startswith("[") else [value])]
+    values = [v for name, value in told for v in (listed(value, name) if str(value).startswith("[") else [value])]
     return list(dict.fromkeys((["original"] if key == "features" else []) + values))
 
 

@@ -1,15 +1,17 @@
 """A gathered table laid out as an exhibit of the papers, with their numbers beside ours and what is missing."""
 
 import json
+import re
 
 import pandas as pd
 
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, shown
 from clipnotes.exhibits.layouts import layout
 from clipnotes.exhibits.papers import known_numbers, plain_name, with_spread
 from clipnotes.series.run_folder import KEYS
 
 FORMATS = ["markdown", "csv", "latex"]
+_MARKUP = re.compile(r"[\\`*\[\]<>|$~&]|(?<!\w)_|_(?!\w)")  # an underscore inside a word is one
 _PLACES = {"p_data_root", "p_features_dir"}  # where files lie changes no number
 
 
@@ -52,8 +54,20 @@ def told_by_results(table, name):
     texts = table.loc[table["status"] == "complete", name].dropna().astype(str).unique()
     if not len(texts) or not all(text.startswith("[") for text in texts):
         return False
-    elements = {element for text in texts for element in json.loads(text)}
+    elements = {element for text in texts for element in listed(text, name)}
     return any(elements <= set(table[column].dropna()) for column in (*KEYS, "features") if column in table)
+
+
+def listed(text: str, column: str) -> list:
+    """The values of a list in a parameter's column, as JSON; ClipnotesError where it is none."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list) or any(isinstance(value, list | dict) for value in values):
+        raise ClipnotesError(f"The table has {shown(text)} in the column {column}, which is no list of plain values: make it "
+                             "anew with clipnotes gather.")
+    return values
 
 
 def cells(table, like):
@@ -127,9 +141,15 @@ def written(table, format):
 
 
 def markdown(table):
-    """A data frame as a Markdown table."""
-    rows = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows) + "\n"
+    """A data frame as a Markdown table, whose cells show as they are."""
+    rows = [[escaped(cell) for cell in row] for row in (table.columns, *table.astype(str).to_numpy())]
+    rows.insert(1, ["---"] * table.shape[1])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def escaped(text: object) -> str:
+    """Text for Markdown, in which nothing is markup, HTML, a formula or the end of a table's cell."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def _settings(rows, what):

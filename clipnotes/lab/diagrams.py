@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 from clipnotes.lab.figures import PALETTE
 
 TRAINED = PALETTE["image"]
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 BOXES = {"frozen": ("0.88", "0.55", "black"), "trained": (TRAINED, TRAINED, "white"), "fixed": ("white", TRAINED, TRAINED),
          "data": ("white", "0.65", "black")}
 
@@ -25,12 +26,12 @@ def adapter_block(width=7.4):
     for x in (33, 89):
         ax.add_patch(plt.Circle((x, top), 2, facecolor="white", edgecolor="0.25", linewidth=1.4, zorder=3))
         ax.text(x, top - 0.2, "+", ha="center", va="center", fontsize=13, zorder=4)
-    for x, text in ((13, "LN$_1$"), (25, "MHSA"), (58, "LN$_2$"), (76, "MLP")):
+    for x, text in ((13, "LN₁"), (25, "MHSA"), (58, "LN₂"), (76, "MLP")):
         _box(ax, x, middle, text, "frozen")
-    for x, text, kind in ((51, "Down", "trained"), (64, "ReLU", "fixed"), (77, "Up", "trained"), (89, r"$\times s$", "fixed")):
+    for x, text, kind in ((51, "Down", "trained"), (64, "ReLU", "fixed"), (77, "Up", "trained"), (89, "× s", "fixed")):
         _box(ax, x, low, text, kind)
-    for x, y, text in ((2, top + 1.5, "$x$"), (38, top + 1.5, "$h$"), (94, top + 1.5, "$x'$")):
-        ax.text(x, y, text, fontsize=13)
+    for x, y, text in ((2, top + 1.5, "x"), (38, top + 1.5, "h"), (94, top + 1.5, "x′")):
+        ax.text(x, y, text, fontsize=13, style="italic")
     for y, kind in ((13, "frozen"), (5.5, "trained")):
         _box(ax, 9, y, kind, kind, wide=14, high=5)
     return figure
@@ -57,7 +58,7 @@ def prompt_tree(names, n_context, length, width=7.4):
     names: the words (tokens) of every class name, a list a class. n_context: context vectors that all classes share.
     In the rows, tokens that an earlier row has already with the same history are grey, and so is the padding.
     """
-    context = [f"$p_{{{i}}}$" for i in range(1, n_context + 1)]
+    context = [f"p{i}".translate(SUBSCRIPTS) for i in range(1, n_context + 1)]
     sequences = [["SOS", *context, *words, ".", "EOT"] for words in names]
     n_leaves = len(names)
     figure, (rows, tree) = plt.subplots(2, 1, figsize=(width, 1.5 + 0.85 * n_leaves), layout="none",

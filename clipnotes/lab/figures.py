@@ -4,6 +4,8 @@ import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.scale import LogScale, SymmetricalLogScale, register_scale
+from matplotlib.ticker import LogFormatterSciNotation
 from PIL import Image
 
 from clipnotes.files import atomic_write
@@ -22,9 +24,31 @@ PALETTE = {
 LARGE = 100_000  # bytes
 
 
+class _PlainTicks(LogFormatterSciNotation):
+    """Ticks of a logarithmic axis as plain numbers, 0.01 or 1000: text in figures is no formula."""
+
+    def __call__(self, x, pos=None):
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+class _PlainLog(LogScale):
+    def set_default_locators_and_formatters(self, axis):
+        super().set_default_locators_and_formatters(axis)
+        axis.set_major_formatter(_PlainTicks(self.base))
+        axis.set_minor_formatter(_PlainTicks(self.base, labelOnlyBase=self.subs is not None))
+
+
+class _PlainSymlog(SymmetricalLogScale):
+    def set_default_locators_and_formatters(self, axis):
+        super().set_default_locators_and_formatters(axis)
+        axis.set_major_formatter(_PlainTicks(self.base))
+
+
 def use_style():
-    """Apply the style sheet; seaborn's drawings follow it too."""
+    """Apply the style sheet, in which no text is a formula; seaborn's drawings follow it too."""
     plt.style.use(Path(__file__).with_name("clipnotes.mplstyle"))
+    for scale in (_PlainLog, _PlainSymlog):  # they keep their names, "log" and "symlog"
+        register_scale(scale)
 
 
 def save_figure(figure, folder, name):

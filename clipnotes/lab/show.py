@@ -7,6 +7,8 @@ from pathlib import Path
 from IPython import get_ipython
 from IPython.display import display
 
+NO_FORMULAS = "tex2jax_ignore mathjax_ignore"  # MathJax of either age: a class may be called "$5 to $10"
+
 
 def show(text, html=None, png=None):
     """Display `text`, or `html` or the image `png` (bytes) with `text` as its fallback or alternative."""
@@ -15,7 +17,7 @@ def show(text, html=None, png=None):
         return
     bundle, metadata = {"text/plain": text}, {}
     if html is not None:
-        bundle["text/html"] = html
+        bundle["text/html"] = f'<div class="{NO_FORMULAS}">{html}</div>'
     if png is not None:
         bundle["image/png"] = base64.b64encode(png).decode()
         metadata["image/png"] = {"alt": text}
