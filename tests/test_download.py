@@ -1,9 +1,12 @@
 """Downloads from a server on this machine: resumed, verified, refused; archives; whole data sets by their manifest."""
 
+import bz2
 import errno
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import re
 import shutil
 import socket
@@ -178,6 +181,145 @@ def test_a_full_disk_keeps_what_has_arrived(web, tmp_path, monkeypatch):
     assert web.requests[1][1] == f"bytes={len(BODY)}-"
 
 
+# --- a server whose answers do not fit what it announces ----------------------------------------------------------
+
+
+def part_of_it(first, last, total, body, **headers):
+    """(status, body, headers) of a 206 answer."""
+    return 206, body, {"Content-Range": f"bytes {first}-{last}/{total}", "ETag": '"1"'} | headers
+
+
+N = len(BODY)
+ASTRAY = {  # answers to a request for the rest after 1000 bytes, and what is said of them
+    "another place": (part_of_it(2000, N - 1, N, BODY[2000:]), "Content-Range bytes 2000-399999/400000"),
+    "an earlier place": (part_of_it(0, N - 1, N, BODY), "Content-Range bytes 0-399999/400000"),
+    "not to the end": (part_of_it(1000, 1999, N, BODY[1000:2000]), "Content-Range bytes 1000-1999/400000"),
+    "another total": (part_of_it(1000, N, N + 1, BODY[1000:] + b"x"), "of 400000 were asked for"),
+    "no total": ((206, BODY[1000:], {"Content-Range": f"bytes 1000-{N - 1}/*", "ETag": '"1"'}), "bytes 1000-399999/\\*"),
+    "no range at all": ((206, BODY[1000:], {"ETag": '"1"'}), "Content-Range none"),
+    "a length that is not the range's": (part_of_it(1000, N - 1, N, BODY[1000:2000]), "Content-Length 1000"),
+    "416 and another length": ((416, b"", {"Content-Range": "bytes */999"}), "HTTP 416 .* bytes \\*/999, when 400000 bytes"),
+    "416 for a part of what was announced": ((416, b"", {"Content-Range": "bytes */1000"}), "when 400000 bytes"),
+}
+
+
+def half_way(folder, url):
+    """What a killed download leaves after 1000 bytes."""
+    (folder / "a.bin.part").write_bytes(BODY[:1000])
+    (folder / "a.bin.part.json").write_text(json.dumps({"url": url, "validator": '"1"', "total": N}))
+
+
+@pytest.mark.parametrize("case", ASTRAY)
+def test_a_range_that_was_not_asked_for_is_never_kept(web, tmp_path, case):
+    (answer, message), url = ASTRAY[case], f"{web.address}/a.bin"
+    half_way(tmp_path, url)
+    web.answers = [answer] * 3
+    with says(rf"a.bin cannot be fetched \(.*{message}.*; get the file elsewhere", DownloadError):
+        download(url, tmp_path / "a.bin", attempts=1, progress=False)
+    assert not (tmp_path / "a.bin").exists() and not (tmp_path / "a.bin.part").exists()
+    half_way(tmp_path, url)
+    web.answers, web.files["/a.bin"] = [answer], BODY  # a server that comes to its senses
+    assert download(url, tmp_path / "a.bin", attempts=2, progress=False).read_bytes() == BODY
+
+
+def test_a_range_that_nobody_asked_for_is_an_error(web, tmp_path):
+    web.answers = [part_of_it(0, N - 1, N, BODY)] * 2
+    with says("a part of the file with Content-Range bytes 0-399999/400000", DownloadError):
+        download(f"{web.address}/a.bin", tmp_path / "a.bin", attempts=2, progress=False)
+    assert not (tmp_path / "a.bin").exists()
+
+
+@pytest.mark.parametrize("headers", [{}, {"Transfer-Encoding": "identity"}])
+def test_a_body_shorter_than_announced_is_never_kept(web, tmp_path, headers):
+    web.answers = [(200, BODY[:1000], {"Content-Length": N} | headers)] * 9
+    with says("a.bin cannot be fetched .* 2 attempts", DownloadError):
+        download(f"{web.address}/a.bin", tmp_path / "a.bin", attempts=2, progress=False)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_a_client_library_that_counts_nothing_is_not_relied_on(web, tmp_path, monkeypatch):
+    monkeypatch.setattr("requests.Response.iter_content", lambda self, size: iter([BODY[:1000]]))
+    web.files["/a.bin"] = BODY
+    with says("1000 bytes came where the server announced 400000", DownloadError):
+        download(f"{web.address}/a.bin", tmp_path / "a.bin", attempts=1, progress=False)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_a_body_whose_end_nothing_tells_needs_a_size_or_a_checksum(web, tmp_path):
+    web.answers = [(200, BODY, {"Content-Length": None})] * 2
+    with says("a.bin does not say how long it is, so that a part of it would pass for the whole", DownloadError):
+        download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False)
+    assert names(tmp_path) == []
+    assert download(f"{web.address}/a.bin", tmp_path / "a.bin", size=N, progress=False).read_bytes() == BODY
+
+
+def chunked(body, end=b"0\r\n\r\n"):
+    return f"{len(body):x}\r\n".encode() + body + b"\r\n" + end
+
+
+def test_a_body_in_chunks_is_whole_with_its_last_chunk(web, tmp_path):
+    headers = {"Content-Length": None, "Transfer-Encoding": "chunked"}
+    web.answers = [(200, chunked(BODY[:5000], end=b""), headers)] * 2
+    with says("a.bin cannot be fetched", DownloadError):
+        download(f"{web.address}/a.bin", tmp_path / "a.bin", attempts=2, progress=False)
+    assert not (tmp_path / "a.bin").exists()
+    web.answers = [(200, chunked(BODY), headers)]
+    assert download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "1e3", "", "9" * 40])
+def test_lengths_that_are_none(web, tmp_path, length):
+    web.answers = [(200, BODY, {"Content-Length": length})] * 2
+    with pytest.raises(DownloadError):
+        download(f"{web.address}/a.bin", tmp_path / "a.bin", attempts=1, progress=False)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_files_packed_on_the_way_are_refused_and_packed_files_stay_packed(web, tmp_path):
+    packed = gzip.compress(BODY)
+    for name in ("a.json", "a.tar.gz"):
+        web.answers = [(200, packed, {"Content-Encoding": "x-gzip"})]
+        if name == "a.json":
+            with says("a.json comes packed as x-gzip, though it was asked for as it is", DownloadError):
+                download(f"{web.address}/{name}", tmp_path / name, progress=False)
+        else:
+            assert download(f"{web.address}/{name}", tmp_path / name, progress=False).read_bytes() == packed
+    assert names(tmp_path) == ["a.tar.gz"]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{", '{"url": 1}', '{"url": "URL", "validator": 5, "total": "x"}', "\0"])
+def test_notes_beside_a_part_that_are_none_start_it_afresh(web, tmp_path, content):
+    web.files["/a.bin"], url = BODY, f"{web.address}/a.bin"
+    (tmp_path / "a.bin.part").write_bytes(b"else")
+    (tmp_path / "a.bin.part.json").write_text(content.replace("URL", url))
+    assert download(url, tmp_path / "a.bin", progress=False).read_bytes() == BODY
+
+
+# --- what the operating system refuses ----------------------------------------------------------------------------
+
+
+def test_whatever_the_system_refuses_is_one_sentence(web, tmp_path):
+    web.files["/a.bin"], url = BODY, f"{web.address}/a.bin"
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a.bin.part").mkdir()
+    for path, message in ((tmp_path / "file" / "a.bin", "/file/?.*: (Not a directory|File exists)"),
+                          (tmp_path / ("x" * 300), "x{30}.*: File name too long"),
+                          (tmp_path / "loop" / "a.bin", "loop.*: (Too many levels|File exists)"),
+                          (tmp_path / "a.bin", "a.bin.part: Is a directory")):
+        with says(message, DownloadError) as caught:
+            download(url, path, attempts=1, progress=False)
+        assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[", "http://a b.c/d", "http://" + "x" * 300 + "/", "http://\u2603\u0000/a",
+                                 "http://127.0.0.1:99999/a"])
+def test_addresses_that_are_none(url, tmp_path):
+    with pytest.raises(DownloadError):
+        download(url, tmp_path / "a.bin", attempts=1, progress=False)
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a.b/c", "a.zip", ""])
 def test_only_web_addresses_are_fetched(url, tmp_path):
     with says(f"^address '{url}' cannot be fetched; it must begin with http:// or https://$"):
@@ -247,9 +389,205 @@ def link_to(target, kind=tarfile.SYMTYPE):
 )
 def test_links_out_of_the_folder_and_devices_are_refused(tmp_path, change):
     archive = make_tar(tmp_path / "a.tar", {"x/evil": b""}, change)
-    with says("entry 'x/evil' would leave the folder or is no plain file, so nothing was unpacked"):
+    with says("entry 'x/evil' is a link or a device, so nothing was unpacked"):
         unpack(archive, tmp_path / "data", progress=False)
     assert names(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_long_chains_of_links_lead_nowhere(tmp_path, suffix):
+    """The way around Python's own filter: a chain whose resolved path is too long for the system to resolve it."""
+    def entry(name, kind=tarfile.REGTYPE, target="", content=b""):
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname, member.size = kind, target, len(content)
+        return member, io.BytesIO(content)
+
+    long, deep = "d" * 247, ""
+    with tarfile.open(tmp_path / f"a{suffix}", f"w:{'gz' if 'gz' in suffix else ''}") as file:
+        file.addfile(*entry("good.txt", content=b"1"))
+        for step in "abcdefghijklmnop":
+            file.addfile(*entry(f"{deep}{long}", tarfile.DIRTYPE))
+            file.addfile(*entry(f"{deep}{step}", tarfile.SYMTYPE, long))
+            deep += f"{step}/"
+        file.addfile(*entry(f"{deep}{'l' * 254}", tarfile.SYMTYPE, "../" * 16))
+        file.addfile(*entry("escape", tarfile.SYMTYPE, f"{deep}{'l' * 254}/../../victim"))
+        file.addfile(*entry("hard", tarfile.LNKTYPE, "escape"))
+        file.addfile(*entry("hard", content=b"overwritten"))
+    (tmp_path / "victim").write_bytes(b"mine")
+    with says("so nothing was unpacked; get the archive from a source that you trust"):
+        unpack(tmp_path / f"a{suffix}", tmp_path / "deep" / "data", progress=False)
+    assert (tmp_path / "victim").read_bytes() == b"mine" and names(tmp_path / "deep" / "data") == []
+
+
+def test_a_link_in_the_way_of_a_folder_is_refused_and_one_in_a_files_place_replaced(tmp_path):
+    (tmp_path / "elsewhere" / "images").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "mine.txt").write_bytes(b"mine")
+    data = tmp_path / "data"
+    (data / "pets").mkdir(parents=True)
+    archive = make_zip(tmp_path / "a.zip", FILES)
+    (data / "pets" / "images").symlink_to(tmp_path / "elsewhere")
+    with says("pets/images is a link and in the way of what archive .*a.zip holds, so nothing was unpacked; move it elsewhere"):
+        unpack(archive, data, progress=False)
+    assert contents(tmp_path / "elsewhere") == {"mine.txt": b"mine"} and names(data / "pets") == ["images"]
+    (data / "pets" / "images").unlink()
+    (data / "pets" / "empty.txt").symlink_to(tmp_path / "elsewhere" / "mine.txt")
+    unpack(archive, data, progress=False)
+    assert contents(tmp_path / "elsewhere") == {"mine.txt": b"mine"} and contents(data) == FILES
+
+
+def test_a_file_where_a_folder_belongs_is_left_alone(tmp_path):
+    data = tmp_path / "data"
+    (data / "pets").mkdir(parents=True)
+    (data / "pets" / "images").write_bytes(b"mine")
+    with says("pets/images is a file and in the way"):
+        unpack(make_zip(tmp_path / "a.zip", FILES), data, progress=False)
+    assert contents(data) == {"pets/images": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "/".join(["y" * 200] * 6), "é" * 128])
+@pytest.mark.parametrize("make, file", [(make_zip, "a.zip"), (make_tar, "a.tar")])
+def test_names_too_long_for_a_file_system_are_refused(tmp_path, name, make, file):
+    with says("has a name of more than 255 bytes or a path of more than 1000, so nothing was unpacked") as caught:
+        unpack(make(tmp_path / file, {"good.txt": b"1", name: b"2"}), tmp_path / "data", progress=False)
+    assert names(tmp_path / "data") == [] and len(str(caught.value)) < 500
+
+
+def test_backslashes_part_folders(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        entry = zipfile.ZipInfo("x")
+        entry.filename = "pets\\b.txt"
+        file.writestr(entry, b"B")
+    unpack(tmp_path / "a.zip", tmp_path / "data", progress=False)
+    assert contents(tmp_path / "data") == {"pets/b.txt": b"B"}
+
+
+def bomb(path):
+    """An archive of few bytes that would become 20 MB."""
+    zeros = bytes(100_000)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for i in range(200):
+                file.writestr(f"{i}.bin", zeros)
+    else:
+        opener = {".gz": lambda p: gzip.open(p, "wb", 1), ".bz2": lambda p: bz2.open(p, "wb"),
+                  ".xz": lambda p: lzma.open(p, "wb", preset=0)}[path.suffix]
+        with opener(path) as stream, tarfile.open(fileobj=stream, mode="w|") as file:
+            for i in range(200):
+                member = tarfile.TarInfo(f"{i}.bin")
+                member.size = len(zeros)
+                file.addfile(member, io.BytesIO(zeros))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_an_archive_that_would_become_far_larger_is_refused(tmp_path, monkeypatch, name):
+    assert archives.SMALL == 100_000_000
+    monkeypatch.setattr(archives, "SMALL", 10_000_000)
+    archive = bomb(tmp_path / name)
+    assert archive.stat().st_size < 200_000
+    with says(rf"{name} of 0\.\d MB would become more than 10.0 MB, which no archive of images does"):
+        unpack(archive, tmp_path / "data", progress=False)
+    assert names(tmp_path / "data") == []
+    with says("would become more than 3.0 MB"):
+        unpack(archive, tmp_path / "data", progress=False, most=3_000_000)
+
+
+def test_headers_of_a_tar_cannot_fill_the_memory_either(tmp_path):
+    with gzip.open(tmp_path / "a.tar.gz", "wb", 1) as stream:
+        header = tarfile.TarInfo("long")
+        header.type, header.size = tarfile.GNUTYPE_LONGNAME, 150_000_000
+        stream.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(150):
+            stream.write(b"x" * 1_000_000)
+    with says("would become more than 100.0 MB"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "data", progress=False)
+
+
+def test_a_sparse_entry_counts_as_what_it_becomes(tmp_path):
+    header = tarfile.TarInfo("hole")
+    header.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "hole",
+                          "GNU.sparse.size": str(10**12), "GNU.sparse.map": "0,0"}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as file:
+        file.addfile(header)
+    with says("would become more than 100.0 MB"):
+        unpack(tmp_path / "a.tar", tmp_path / "data", progress=False)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_no_flipped_bit_goes_unseen(tmp_path, name):
+    """A bit anywhere: the archive is refused, or, in a field that says nothing of the content, it is unpacked all the same."""
+    files = {f"{i}.bin": np.random.default_rng(i).bytes(300) for i in range(5)}
+    archive = (make_zip if name == "a.zip" else make_tar)(tmp_path / name, files)
+    whole, refused = archive.read_bytes(), 0
+    for at in np.random.default_rng(0).integers(0, 8 * len(whole), 60).tolist():
+        flipped = bytearray(whole)
+        flipped[at // 8] ^= 1 << at % 8
+        archive.write_bytes(flipped)
+        try:
+            unpack(archive, tmp_path / "data", progress=False)
+            found = contents(tmp_path / "data")
+            assert name == "a.zip" and sorted(found.values()) == sorted(files.values()) or found == files, at
+            shutil.rmtree(tmp_path / "data")
+        except ClipnotesError:
+            assert names(tmp_path / "data") == []
+            refused += 1
+    assert refused >= 40
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_tar_that_ends_early_is_damaged_also_between_two_entries(tmp_path, kept):
+    files = {f"{i}.bin": bytes(512) for i in range(10)}
+    archive = make_tar(tmp_path / "a.tar", files)
+    archive.write_bytes(archive.read_bytes()[:int(10 * kept) * 1024])
+    with says("a.tar cannot be unpacked .*it is damaged: remove it and fetch it again"):
+        unpack(archive, tmp_path / "data", progress=False)
+    archive = make_tar(tmp_path / "a.tar", files)
+    content = bytearray(archive.read_bytes())
+    content[3 * 1024] ^= 1  # in the name of the fourth entry, whose header has a checksum
+    archive.write_bytes(content)
+    with says("a.tar cannot be unpacked .entry at byte 3072: bad checksum.*; it is damaged"):
+        unpack(archive, tmp_path / "data", progress=False)
+    assert names(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"<!doctype html><html>Sorry</html>", "a.zip is a web page .HTML.*; remove it and fetch it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a.zip is a pointer of Git LFS"),
+        (b"", "a.zip is an empty file; remove it"),
+        (b"%PDF-1.7" + bytes(600), "a.zip is neither a zip nor a tar archive but a PDF file"),
+        (b"\x1f\x8bno", "a.zip cannot be unpacked .*; it is damaged"),
+        (gzip.compress(b"one file"), "a.zip is neither a zip nor a tar archive but a gzip file"),
+        (b"PK\x03\x04" + bytes(100), "a.zip cannot be unpacked .*; it is damaged"),
+    ],
+)
+def test_what_is_no_archive_is_named(tmp_path, content, message):
+    (tmp_path / "a.zip").write_bytes(content)
+    with says(message):
+        unpack(tmp_path / "a.zip", tmp_path / "data")
+    assert not (tmp_path / "data").exists() or names(tmp_path / "data") == []
+
+
+def test_a_full_disk_or_a_file_in_the_way_is_said_while_unpacking(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "a.zip", FILES)
+    (tmp_path / "file").touch()
+    with says("file/?.*: (Not a directory|File exists)", DownloadError):
+        unpack(archive, tmp_path / "file", progress=False)
+    with says("b.zip: No such file", DownloadError):
+        unpack(tmp_path / "b.zip", tmp_path / "data", progress=False)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", full)
+        with says(f"the disk of {tmp_path / 'data'} is full; free some space and try again", DownloadError):
+            unpack(archive, tmp_path / "data", progress=False)
+    assert names(tmp_path / "data") == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4000))
+    with says("a.zip needs 0.0 GB in .*, but only 0.0 GB are free", DownloadError):
+        unpack(archive, tmp_path / "data", progress=False)
 
 
 def test_a_link_in_a_zip_is_refused(tmp_path):
@@ -267,15 +605,9 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, name):
     archive = (make_zip if name == "a.zip" else make_tar)(tmp_path / name, files)
     whole = archive.read_bytes()
     archive.write_bytes(whole[:40_000] + bytes(100) + whole[40_100:] if name == "a.zip" else whole[:70_000])
-    with says(f"^archive .*{name} cannot be unpacked in .*; if the disk is not full, remove the archive and fetch it again$"):
+    with says(f"^archive .*{name} cannot be unpacked .*; it is damaged: remove it and fetch it again$"):
         unpack(archive, tmp_path / "data", progress=False)
     assert names(tmp_path / "data") == []
-
-
-def test_what_is_no_archive_is_said(tmp_path):
-    (tmp_path / "a.zip").write_text("<html>Sorry</html>")
-    with says("a.zip is neither a zip nor a tar archive; remove it and fetch it again"):
-        unpack(tmp_path / "a.zip", tmp_path / "data")
 
 
 def test_what_a_killed_unpacking_left_is_cleared_away(tmp_path):

@@ -8,7 +8,8 @@ class WebServer(ThreadingHTTPServer):
     """Serves `files` {path: bytes}. `requests` holds (path, Range header) of all that was asked for.
 
     ranges: whether Range is understood. etag: the validator; None for none. drop_after: bytes of a body after which the
-    connection is cut, once each time it is set. statuses: list of HTTP errors to answer first. hold: paths that are answered
+    connection is cut, once each time it is set. statuses: list of HTTP errors to answer first. answers: list of (status, body,
+    headers) to give first, True or not; a header of None is left out. hold: paths that are answered
     only once `release` is set.
     """
 
@@ -16,7 +17,7 @@ class WebServer(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.requests, self.statuses, self.hold = {}, [], [], set()
+        self.files, self.requests, self.statuses, self.answers, self.hold = {}, [], [], [], set()
         self.ranges, self.etag, self.drop_after, self.release = True, '"1"', None, threading.Event()
         self.address = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -36,6 +37,8 @@ class Handler(BaseHTTPRequestHandler):
         body = server.files.get(self.path)
         if server.statuses:
             return self.answer(server.statuses.pop(0), b"busy")
+        if server.answers:
+            return self.answer(*server.answers.pop(0))
         if body is None:
             return self.answer(404, b"no such file")
         start = 0
@@ -51,7 +54,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status, body, headers=None):
         self.send_response(status)
         for name, value in ({"Content-Length": len(body), "Connection": "close"} | (headers or {})).items():
-            self.send_header(name, str(value))
+            if value is not None:
+                self.send_header(name, str(value))
         self.end_headers()
         if self.server.drop_after is not None and status in (200, 206):
             body, self.server.drop_after = body[:self.server.drop_after], None

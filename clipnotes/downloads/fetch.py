@@ -1,18 +1,19 @@
 """Getting a data set by its manifest: torchvision's download, archives, and what is left to do by hand."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from clipnotes.data.manifests import load_manifest
 from clipnotes.downloads.archives import unpack
-from clipnotes.downloads.download import DownloadError, check_room, download
+from clipnotes.downloads.download import DownloadError, check_room, download, refusals
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import lock
 
 UNPACKED = 2.1  # disk space that an archive of images takes together with its content, in sizes of the archive
 
 
-def fetch(name, data_root="data", report=print, progress=True):
+def fetch(name: str, data_root: str | Path = "data", report: Callable[[str], object] = print, progress: bool = True) -> None:
     """Get a data set into the data root, by the manifest's fields torchvision and archives; tells `report` what it does.
 
     What is there already is neither fetched nor unpacked again, and what was broken off goes on: until all is done, a file
@@ -33,7 +34,7 @@ def fetch(name, data_root="data", report=print, progress=True):
         return
     if not (manifest.torchvision or manifest.archives):
         raise ClipnotesError(f"{manifest.name} cannot be fetched by a command: {by_hand}")
-    with lock(data_root / manifest.name):
+    with refusals(data_root), lock(data_root / manifest.name):
         if not here:
             begun.touch()
         if manifest.torchvision and not here:
@@ -48,7 +49,7 @@ def fetch(name, data_root="data", report=print, progress=True):
         report(f"By hand: {manifest.manual}")
 
 
-def fetch_torchvision(spec, data_root, by_hand, report=print):
+def fetch_torchvision(spec: dict, data_root: Path, by_hand: str, report: Callable[[str], object] = print) -> None:
     """Let a class of torchvision.datasets download, check and unpack a data set under its root."""
     from torchvision import datasets
 
@@ -63,7 +64,7 @@ def fetch_torchvision(spec, data_root, by_hand, report=print):
                             f"{by_hand}") from error
 
 
-def fetch_archive(archive, data_root, report=print, progress=True):
+def fetch_archive(archive: dict, data_root: Path, report: Callable[[str], object] = print, progress: bool = True) -> None:
     """Download one file of a manifest's archives and, where it names a folder, unpack it there, once."""
     path = data_root / archive["file"]
     folder = archive.get("folder")
