@@ -1,7 +1,8 @@
-# make study   runs the series at pocket scale and says where its contents page lies
+# make study   runs the series at pocket scale (PRESET=quick: in seconds a notebook) and says where its pages lie
 # make test    runs the tests; both install what they need into .venv first
 
 PYTHON ?= python3
+PRESET ?= pocket
 OUT ?= runs/study
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -20,7 +21,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	touch $@
 
 study: install
-	$(BIN)/clipnotes study --preset pocket --out $(OUT)
+	$(BIN)/clipnotes study --preset $(PRESET) --out $(OUT)
 	@echo "Open $(OUT)/index.html"
 
 # One process a core, of one thread each (tests/conftest.py).
