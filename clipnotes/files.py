@@ -1,10 +1,12 @@
 """Files that several runs share: written whole or not at all, and by one of them at a time."""
 
-import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 
 @contextmanager
@@ -35,22 +37,28 @@ def atomic_write(path, mode="w"):
 
 
 @contextmanager
-def lock(path):
+def lock(path: str | Path) -> Iterator[None]:
     """Let one process at a time into the block for `path`; the others wait. A process that dies lets the next one in.
 
-    For work whose result goes to `path`: who waited finds it there and need not do it again. The lock is a file beside it,
-    which stays. Where none can be written, there is no waiting.
+    For work whose result goes to `path`: who waited finds it there and need not do it again. The lock is a file beside it.
+    Where none can be written, there is no waiting.
     """
-    path = Path(path)
+    beside = Path(path).with_name(f".{Path(path).name}.lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path.with_name(f".{path.name}.lock"), "w")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        open(beside, "a").close()  # filelock itself would wait for ever
     except OSError:
         yield
         return
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with FileLock(beside):
         yield
+
+
+def clear_place(path: str | Path) -> None:
+    """Rename a folder that stands where a cache's file belongs to PATH.folder, which is as good as gone; files and links,
+    dangling ones too, are replaced by writing. OSError where that is not possible."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rename(path, f"{path}.folder")
 
 
 def _umask():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from clipnotes.backbone import AdaptedClip, Adapters, attach, load_clip
 from clipnotes.backbone.adapter_training import train_supervised
+from clipnotes.checked_files import read_tensors, write_tensors
 from clipnotes.errors import ClipnotesError
 
 NAMES = ["pocket-vit", "pocket-rn"]
@@ -318,13 +319,30 @@ def test_files_that_hold_no_adapters(vit, tmp_path):
     whole = (tmp_path / "cut.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-100])
     metadata = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
-    save_file({"x": torch.zeros(1)}, tmp_path / "short.safetensors", metadata=metadata)
+    metadata.pop("checksum")
+    write_tensors(tmp_path / "short.safetensors", {"x": torch.zeros(1)}, metadata)
     for name in ("broken", "else", "cut", "short"):
         with says(rf"{name}.safetensors does not hold adapters that can be read \(.+\); "
                   "give a file that AdaptedClip.save wrote$"):
             AdaptedClip.load(tmp_path / f"{name}.safetensors", vit)
     with says("^cannot save adapters as a.pt; the name must end in .safetensors$"):
         attach(vit).save(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_neither_kept_nor_taken(value, vit, tmp_path):
+    adapted, path = attach(vit), tmp_path / "a.safetensors"
+    adapted.save(path)
+    tensors, facts = read_tensors(path)
+    name = list(tensors)[0]
+    tensors[name].view(-1)[0] = value
+    write_tensors(path, tensors, facts)
+    with says(rf"a.safetensors does not hold adapters that can be read \({name} holds NaN or infinite values\)"):
+        AdaptedClip.load(path, vit)
+    next(adapted.adapters.parameters()).data.view(-1)[0] = value
+    with says("^cannot save adapters to .*b.safetensors: .* holds NaN or infinite values; train them at a lower rate$"):
+        adapted.save(tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
 
 
 # --- bad options --------------------------------------------------------------------------------------------------
@@ -421,7 +439,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(vit, coloured, tmp_path, 
     with says(r"checkpoint.pt belongs to another training \(other recipe\); delete it, or give another file"):
         train_supervised(vit, *coloured, **SMALL, lr=1e-3, checkpoint=path)
     path.write_bytes(b"half")
-    with says("^checkpoint .*checkpoint.pt cannot be read; delete it to start afresh$"):
+    with says(r"^checkpoint .*checkpoint.pt cannot be read \(.+\); delete it to start afresh$"):
         train_supervised(vit, *coloured, **SMALL, checkpoint=path)
 
 

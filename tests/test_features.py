@@ -269,6 +269,20 @@ def test_another_shape_or_type_of_the_same_bytes_is_not_taken(old, new, own_cach
     assert torch.equal(cached(KEY, compute), compute.value) and compute.calls == 1
 
 
+@pytest.mark.parametrize("what", ["folder", "dangling link", "loop"])
+def test_other_things_in_a_files_place_make_way(what, own_cache, tmp_path):
+    cached(KEY, Counting())
+    (path,) = own_cache.rglob("*.safetensors")
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if what == "loop" else tmp_path / "gone")
+    compute = Counting()
+    assert torch.equal(cached(KEY, compute), compute.value) and compute.calls == 1
+    assert torch.equal(cached(KEY, never), compute.value) and path.is_file() and not path.is_symlink()
+
+
 def test_a_failed_computation_leaves_nothing(own_cache):
     with pytest.raises(ZeroDivisionError):
         cached(KEY, lambda: 1 / 0)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from clipnotes.backbone import Clip, load_clip, prompt_encoding
 from clipnotes.backbone.prompt_encoding import PromptEncoder, Tree, split
 from clipnotes.backbone.text_towers import text_tower, token_ids
+from clipnotes.checked_files import read_tensors, write_tensors
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot, prompts_training
 from clipnotes.methods.losses import gce_loss
@@ -446,14 +447,16 @@ def test_files_that_are_not_these_prompts(clip, tmp_path):
     with says(f"^the prompts in {name} belong to pocket-vit with fingerprint {clip.fingerprint}, not to pocket-rn with "
               f"fingerprint {stranger.fingerprint}; load the model that they belong to$"):
         PromptTuning.load(path, stranger)
-    whole = path.read_bytes()
+    whole, true_facts = path.read_bytes(), read_tensors(path)[1]
     good = {"format": "clipnotes-prompts-1", "settings": "{}", "losses": "[]", "model": "m", "base": clip.fingerprint}
     for damage in (lambda: path.write_bytes(whole[:-10]), lambda: path.write_bytes(b"nothing"),
                    lambda: save_file({"learnt": torch.zeros(1)}, path),
-                   lambda: save_file({"learnt": torch.zeros(1)}, path, {"format": "other"}),
-                   lambda: save_file({"learnt": torch.zeros(1)}, path, good),
-                   lambda: save_file({"learnt": torch.zeros(1)}, path, {"format": "clipnotes-prompts-1"}),
-                   lambda: save_file({"learnt": torch.zeros(1)}, path, good | {"settings": '{"classnames": ["a"]}'})):
+                   lambda: write_tensors(path, {"learnt": torch.zeros(1)}, {"format": "other"}),
+                   lambda: write_tensors(path, {"learnt": torch.zeros(1)}, good),
+                   lambda: write_tensors(path, {"learnt": torch.zeros(1)}, {"format": "clipnotes-prompts-1"}),
+                   lambda: write_tensors(path, {"learnt": torch.zeros(1)}, good | {"settings": '{"classnames": ["a"]}'}),
+                   lambda: write_tensors(path, {"learnt": quick(clip).learnt_ * float("nan")}, true_facts),
+                   lambda: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))):
         damage()
         with says(rf"^{name} does not hold prompts that can be read \(.+\); give a file that PromptTuning.save wrote$"):
             PromptTuning.load(path, clip)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from clipnotes.data.cache import cache_dir
 from clipnotes.data.features import encode_split
 from clipnotes.data.manifests import SPLITS
 from clipnotes.errors import ClipnotesError
-from clipnotes.files import lock
+from clipnotes.files import clear_place, lock
 from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
 
 IN_ENCODER = {"supervised adapters": adapter_training, "self-supervised adapters": self_supervised}
@@ -61,16 +62,31 @@ def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_dir() / "adapters" / f"{name}.safetensors"
     with lock(path):
-        if path.is_file():
-            return AdaptedClip.load(path, clip)
-        options = {"recipe": recipe, "checkpoint": path.with_suffix(".pt"), "progress": progress}
-        if kind == "supervised adapters":
-            adapted = adapter_training.train_supervised(clip, task.train.images, task.train.labels, **options)
-        else:
-            adapted = self_supervised.train_dino(clip, task.train.images, **options)
-        adapted.save(path)
-        path.with_suffix(".pt").unlink(missing_ok=True)
+        try:
+            return AdaptedClip.load(path, clip, key)
+        except ClipnotesError:  # there is none, or it is damaged or another's: made anew
+            pass
+        try:
+            adapted = trained_adapters(clip, task, kind, recipe, path.with_suffix(".pt"), progress)
+        except adapter_training.CheckpointError:  # damaged, too
+            path.with_suffix(".pt").unlink()
+            adapted = trained_adapters(clip, task, kind, recipe, path.with_suffix(".pt"), progress)
+        try:
+            clear_place(path)
+            adapted.save(path, key)
+            path.with_suffix(".pt").unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"adapters could not be kept in {path.parent} ({error.strerror or error}); set CLIPNOTES_CACHE to "
+                          "another folder", stacklevel=2)
         return adapted
+
+
+def trained_adapters(clip, task, kind, recipe, checkpoint, progress):
+    """An `AdaptedClip` trained on the training images of a task, from where the checkpoint stands."""
+    options = {"recipe": recipe, "checkpoint": checkpoint, "progress": progress}
+    if kind == "supervised adapters":
+        return adapter_training.train_supervised(clip, task.train.images, task.train.labels, **options)
+    return self_supervised.train_dino(clip, task.train.images, **options)
 
 
 class EncodedSets:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from torch import nn
 
 from clipnotes.backbone.adapters import Adapters, attach
 from clipnotes.backbone.clip import ImageReader, pixel_statistics
+from clipnotes.checked_files import Damaged, read_state, write_state
 from clipnotes.checks import class_labels
-from clipnotes.errors import ClipnotesError
-from clipnotes.files import atomic_write
+from clipnotes.errors import ClipnotesError, in_words
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,10 @@ def run_steps(step, data, batches, state, recipe, name, workers, progress):
     return losses
 
 
+class CheckpointError(ClipnotesError):
+    """A checkpoint that this training cannot go on from."""
+
+
 @dataclass
 class Checkpoint:
     """The state of a training in a file, or nowhere where path is None.
@@ -169,24 +175,33 @@ class Checkpoint:
     identity: dict
     parts: dict
 
-    def keep(self, losses):
-        if self.path:
-            state = {name: part.state_dict() for name, part in self.parts.items()}
-            with atomic_write(self.path, "wb") as file:
-                torch.save({"identity": self.identity, "losses": losses, **state}, file)
+    def keep(self, losses: list[float]) -> None:
+        """Write the state, if there is a path. One that cannot be written costs time after a kill, not the training."""
+        if not self.path:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        try:
+            write_state(self.path, {"identity": self.identity, "losses": losses, **state})
+        except OSError as error:
+            warnings.warn(f"the checkpoint {self.path} cannot be written ({error.strerror or error}); the training goes on, "
+                          "but starts afresh if it is killed", stacklevel=2)
 
-    def resume(self):
-        """The losses of the steps that are done, with the state after them put into the parts; [] where no file is."""
-        if not self.path or not Path(self.path).is_file():
+    def resume(self) -> list[float]:
+        """The losses of the steps that are done, with the state after them put into the parts; [] where no file is.
+
+        Raises CheckpointError for a file that is damaged or foreign, and for the state of another training.
+        """
+        if not self.path or not os.path.isfile(self.path):
             return []
         try:
-            state = torch.load(self.path, weights_only=True, map_location="cpu")
+            state = read_state(self.path)
             saved = state["identity"]
-        except Exception as error:  # torch and pickle raise their own for damaged files
-            raise ClipnotesError(f"checkpoint {self.path} cannot be read; delete it to start afresh") from error
+        except (OSError, Damaged, KeyError, TypeError) as error:
+            reason = f"it {error}" if isinstance(error, Damaged) else in_words(error)
+            raise CheckpointError(f"checkpoint {self.path} cannot be read ({reason}); delete it to start afresh") from error
         if saved != self.identity:
             differ = ", ".join(name for name in self.identity if saved.get(name) != self.identity[name])
-            raise ClipnotesError(f"checkpoint {self.path} belongs to another training (other {differ}); "
+            raise CheckpointError(f"checkpoint {self.path} belongs to another training (other {differ}); "
                                  "delete it, or give another file, to start afresh")
         for name, part in self.parts.items():
             part.load_state_dict(state[name])

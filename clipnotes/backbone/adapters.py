@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -242,15 +243,23 @@ class AdaptedClip(Clip):
             features = torch.cat(list(batches))  # [N, 2 d]
         return features[:, :self.dim].clone(), features[:, -self.dim:].clone()
 
-    def save(self, path):
-        """Write the adapters (no weight of CLIP's) with their recipe, `trained` and `losses`; see `LearntFiles.save`."""
+    def save(self, path: str | Path, key: dict | None = None) -> None:
+        """Write the adapters (no weight of CLIP's) with their recipe, `trained` and `losses`; see `LearntFiles.save`.
+
+        key: all that shaped them, for a cache: `load` can ask for it.
+        """
         FILES.save(path, self.clip, self.adapters.state_dict(), recipe=self.adapters.recipe, trained=self.trained,
-                   losses=self.losses)
+                   losses=self.losses, key=key)
 
     @classmethod
-    def load(cls, path, clip):
-        """The saved adapters on the CLIP that they were made for; see `LearntFiles.load` for what is refused."""
+    def load(cls, path: str | Path, clip: Clip, key: dict | None = None) -> AdaptedClip:
+        """The saved adapters on the CLIP that they were made for; see `LearntFiles.load` for what is refused.
+
+        key: what they must have been saved with, if given.
+        """
         def make(tensors, facts):
+            if key is not None and facts.get("key") != json.loads(json.dumps(key)):
+                raise ValueError("they were kept under another key")
             adapters = Adapters(clip.model.visual, **facts["recipe"])
             adapters.load_state_dict(tensors)
             adapted = cls(clip, adapters)

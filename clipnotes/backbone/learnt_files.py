@@ -2,11 +2,19 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import torch
+
+from clipnotes.backbone.clip import Clip
+from clipnotes.checked_files import Damaged, read_tensors, write_tensors
 from clipnotes.errors import ClipnotesError
-from clipnotes.files import atomic_write
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -17,42 +25,46 @@ class LearntFiles:
     format: str
     writer: str
 
-    def save(self, path, clip, tensors, **facts):
-        """Write {name: tensor} as .safetensors, whole or not at all, with the CLIP's name and fingerprint and facts that
-        JSON can hold. Raises ClipnotesError for another suffix."""
-        from safetensors.torch import save
-
+    def save(self, path: str | Path, clip: Clip, tensors: Mapping[str, torch.Tensor], **facts: object) -> None:
+        """Write {name: tensor} as .safetensors, whole or not at all, with the CLIP's name and fingerprint, facts that JSON
+        can hold, and a checksum. Raises ClipnotesError for another suffix and for tensors with NaN or infinite values."""
         if Path(path).suffix != ".safetensors":
             raise ClipnotesError(f"cannot save {self.what} as {Path(path).name}; the name must end in .safetensors")
-        metadata = {"format": self.format, "model": clip.name, "base": clip.fingerprint}
-        metadata |= {name: json.dumps(fact, default=int) for name, fact in facts.items()}
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        with atomic_write(path, "wb") as file:
-            file.write(save(tensors, metadata=metadata))
+        if broken := not_finite(tensors):
+            raise ClipnotesError(f"cannot save {self.what} to {path}: {broken}; train them at a lower rate")
+        texts = {name: json.dumps(fact, default=int) for name, fact in facts.items()}
+        write_tensors(path, tensors, {"format": self.format, "model": clip.name, "base": clip.fingerprint} | texts)
 
-    def load(self, path, clip, make):
+    def load(self, path: str | Path, clip: Clip, make: Callable[[dict, dict], T]) -> T:
         """make(tensors, facts): what a file holds, on the CLIP that it was made for.
 
-        Raises ClipnotesError for a missing, damaged or foreign file and for another CLIP (weights or preprocessing).
+        Raises ClipnotesError for a missing file, one that was changed since it was written or that another program wrote,
+        values that are not finite, and another CLIP (weights or preprocessing).
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise ClipnotesError(f"{path} does not exist; check the path, or train {self.what} and save them there")
         try:
-            with safe_open(path, "pt") as file:
-                facts = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, facts = read_tensors(path)
             if facts.pop("format", None) != self.format:
                 raise ValueError(f"it is not of the format {self.format!r}")
+            if broken := not_finite(tensors):
+                raise ValueError(broken)
             model, base = facts.pop("model"), facts.pop("base")
             facts = {name: json.loads(fact) for name, fact in facts.items()}
             learnt = make(tensors, facts) if base == clip.fingerprint else None
-        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
+            reason = " ".join(f"it {error}".split() if isinstance(error, Damaged) else str(error).split())[:200]
             raise ClipnotesError(f"{path} does not hold {self.what} that can be read ({reason}); give a file that "
                                  f"{self.writer} wrote") from error
         if learnt is None:
             raise ClipnotesError(f"the {self.what} in {path} belong to {model} with fingerprint {base}, not to {clip.name} "
                                  f"with fingerprint {clip.fingerprint}; load the model that they belong to")
         return learnt
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Words on the first tensor that holds NaN or infinite values; None where there is none."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            return f"{name} holds NaN or infinite values"
+    return None

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from clipnotes.files import atomic_write, lock
+from clipnotes.checked_files import checksum
+from clipnotes.files import atomic_write, clear_place, lock
 
 FORMAT = 1  # a change makes all older files foreign
 PART_SECONDS = 30  # between two parts: what a killed run loses at most, and so long that writing them costs nothing
@@ -88,6 +89,7 @@ def store(path, key, x):
     from safetensors.torch import save
 
     try:
+        clear_place(path)
         with atomic_write(path, "wb") as file:
             file.write(save({"x": x}, metadata={"key": as_text(key), "checksum": checksum(x)}))
     except OSError as error:
@@ -109,9 +111,3 @@ def read_cached(path, key):
     except (SafetensorError, OSError):
         return None
     return x if metadata.get("key") == as_text(key) and metadata.get("checksum") == checksum(x) else None
-
-
-def checksum(x):
-    digest = hashlib.sha256(f"{x.dtype} {list(x.shape)} ".encode())
-    digest.update(x.contiguous().numpy())
-    return digest.hexdigest()
