@@ -4,8 +4,12 @@
 class ClipnotesError(ValueError):
     """Bad input, said in one sentence: what was wrong, its value, what is allowed, what to do.
 
-    The command line prints the sentence alone, without a traceback.
+    The command line prints the sentence alone, without a traceback; so does a notebook, in place of the code on the way.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def shown(value: object, most: int = 200) -> str:

@@ -2,7 +2,9 @@
 
 import importlib.machinery
 import json
+import re
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ from clipnotes.exhibits import gather as lab_gather
 from clipnotes.exhibits.compact import compact
 from clipnotes.exhibits.gather import gather, read_gathered, write_gathered
 from clipnotes.series.notebooks import find
+from clipnotes.series.run_folder import read_facts, seal, write_facts
 
 
 @pytest.fixture
@@ -103,34 +106,69 @@ def test_a_compact_table_keeps_what_the_exhibits_need(sweep):
     assert small["value"].dropna().tolist() == [0.25, 0.083333, 0.20833, 0.083333, 0.20833, 0.083333]
 
 
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("run.json", '{"notebook": "07', r"runs/a/run.json cannot be read \(.*\): delete its folder or run it again"),
-        ("run.json", '{"notebook": "07_noisy_labels", "status": "complete"}', "runs/a/run.json has no parameters"),
-        ("run.json", '{"notebook": "x", "status": "ready", "parameters": {}}', "has the status 'ready', but must"),
-        ("results.csv", "", r"runs/a/results.csv cannot be read \(No columns"),
-        ("results.csv", "notebook,dataset\n07,digits\n", "results.csv has no column 'model'"),
-        ("results.csv", None, r"results.csv cannot be read \(.*No such file"),
-    ],
-)
-def test_damaged_files_are_named(sweep, name, content, message):
-    file = sweep / "runs" / "a" / name
-    file.unlink()
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(ClipnotesError, match=message):
-        gather([sweep])
+def emptied(file):
+    file.write_bytes(b"")
 
 
-def test_a_results_file_cut_in_the_middle_of_a_row_is_damaged(sweep):
-    file = sweep / "runs" / "a" / "results.csv"
-    text = file.read_text()
-    file.write_text(text[: text.rindex("accuracy")])
-    with pytest.raises(ClipnotesError, match="a row without a metric or with a value that is no number"):
-        gather([sweep])
-    (sweep / "sweep.json").write_text("[]")
-    with pytest.raises(ClipnotesError, match="sweep.json has no notebook, so it is damaged"):
+def cut_after_the_first_row(file):
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+
+
+def cut_in_a_row(file):
+    file.write_text(file.read_text()[:-9])
+
+
+def changed(file):
+    file.write_bytes(file.read_bytes()[:-2] + b"9\n")
+
+
+@pytest.mark.parametrize("name, damage, message", [
+    ("results.csv", emptied, r"results.csv has 0 bytes, not the \d+ that were written."),
+    ("results.csv", cut_after_the_first_row, "results.csv has"),
+    ("results.csv", cut_in_a_row, "results.csv has"),
+    ("results.csv", changed, "results.csv was changed after it had been written."),
+    ("results.csv", Path.unlink, "results.csv cannot be read: No such file or directory."),
+    ("run.json", emptied, "run.json is no valid JSON"),
+    ("run.json", lambda file: file.write_text("[]"), "run.json is damaged or of another making: its content must be object"),
+    ("run.json", lambda file: file.write_text('{"notebook": "x", "status": "complete", "parameters": {}}'), "must contain"),
+])
+def test_a_damaged_run_is_listed_without_a_number(sweep, name, damage, message, capsys):
+    damage(sweep / "runs" / "a" / name)
+    with pytest.raises(SystemExit) as caught:
+        main(["gather", str(sweep)])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 0 and "1 complete" in out and "1 damaged" in out
+    (line,) = err.splitlines()
+    assert line.startswith("damaged: a: ") and re.search(message, line) and "run it again" in line
+    table = read_gathered([sweep / "gathered.csv"])
+    (row,) = table[table["run"] == "a"].to_dict("records")
+    assert row["status"] == "damaged" and pd.isna(row["value"]) and row["p_seeds"] == "[1]" and re.search(message, row["error"])
+    assert row["notebook"] == "07_noisy_labels", "from the sweep's plan where run.json tells nothing"
+
+
+def test_a_damaged_run_gives_way_to_a_whole_one_and_two_unknown_ones_stay_two(sweep, tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        emptied(sweep / "runs" / name / "results.csv")
+        record_run(tmp_path / "again" / name, [accuracy(0.5)], seeds=[seed], closely=["digits"], shots=16, recipe="pocket")
+    assert "damaged" not in set(gather([sweep, tmp_path / "again"])["status"])
+    for name in "ab":
+        emptied(tmp_path / "again" / name / "run.json")
+    assert gather([tmp_path / "again"])["status"].tolist() == ["damaged", "damaged"]
+
+
+def test_what_no_run_of_ours_wrote_is_damaged_even_if_its_digests_fit(sweep):
+    folder = sweep / "runs" / "a"
+    (folder / "results.csv").write_text("notebook,dataset\n07,digits\n")
+    write_facts(folder, read_facts(folder) | {"files": seal(folder, ["results.csv"])})
+    table = gather([sweep])
+    assert table[table["run"] == "a"]["error"].tolist() == [f"{folder / 'results.csv'} has no column 'model'."]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{", '{"notebook": "07", "runs": [{"id": "../x", "parameters": {}}]}',
+                                     "[" * 5000 + "]" * 5000, '{"notebook": "07", "runs": [{"parameters": {}}]}'])
+def test_a_plan_of_another_making_is_refused(sweep, content):
+    (sweep / "sweep.json").write_text(content)
+    with pytest.raises(ClipnotesError, match="sweep.json .*Delete it or add --force: the runs beside it are kept"):
         gather([sweep])
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -10,10 +11,13 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PARAMETERS, write_notebook
+from recorded import holding
 
 from clipnotes import lab
 from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import papers
+from clipnotes.series import run_folder
+from clipnotes.series.run_folder import damage, read_facts
 
 matplotlib.use("Agg")
 VALUES = dict(shots=4, rate=0.1, loss="ce", seeds=[1, 2], flip=False, features="", out="")
@@ -124,7 +128,7 @@ def test_finish_marks_the_run_complete(run, capsys):
     run.record(metric="accuracy", value=1)
     run.finish()
     assert facts(run)["status"] == "complete" and facts(run)["seconds"] >= 0
-    assert facts(run)["files"] == ["results.csv"]
+    assert set(facts(run)["files"]) == {"results.csv"} and not damage(run.out)
     assert "Records: 1. Figures: 0. Results: results" in capsys.readouterr().out
 
 
@@ -137,6 +141,56 @@ def test_a_new_run_removes_the_old_one_s_files_and_no_others(run):
     assert facts(run)["status"] == "running"
 
 
+def test_a_user_s_results_are_not_overwritten(toy_notebook):
+    Path("mine").mkdir()
+    Path("mine/results.csv").write_text("years of work\n")
+    with pytest.raises(ClipnotesError, match="^mine/results.csv is there already, and no run of clipnotes made it so: choose "):
+        lab.start("01_toy", dict(VALUES, out="mine"))
+    assert Path("mine/results.csv").read_text() == "years of work\n" and not Path("mine/run.json").exists()
+
+
+def test_a_folder_that_takes_no_results_is_named(toy_notebook):
+    Path("file").touch()
+    with pytest.raises(ClipnotesError, match="^The folder 'file/below' cannot take results .*: choose another one."):
+        lab.start("01_toy", dict(VALUES, out="file/below"))
+    with pytest.raises(ClipnotesError, match="^The folder '/a+ ... a+' cannot take results .File name too long."):
+        lab.start("01_toy", dict(VALUES, out="/" + 5000 * "a"))
+
+
+def test_a_folder_belongs_to_one_kernel_at_a_time(toy_notebook, monkeypatch):
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
+    with holding("results"), pytest.raises(ClipnotesError, match="^results is in use by another run: wait until that is over"):
+        lab.start("01_toy", dict(VALUES, out="results"))
+    assert not Path("results/run.json").exists()
+    run = lab.start("01_toy", dict(VALUES, out="results"))  # who held it is gone: killed
+    lab.start("01_toy", dict(VALUES, out="results"))  # the first cell, run again
+    refused = [sys.executable, "-c", "from clipnotes.series import run_folder as r; r.PATIENCE = 0; r.take('results')"]
+    assert "results is in use by another run" in subprocess.run(refused, capture_output=True, text=True).stderr
+    lab.start("01_toy", dict(VALUES, out="other")).finish()
+    assert subprocess.run(refused).returncode == 0, "the kernel has gone on to another folder"
+    assert run.out == Path("results")
+
+
+def test_a_frame_of_records(run):
+    frame = pd.DataFrame({"method": ["a", "b"], "seed": [1, 2], "accuracy": [0.5, 0.25], "memorised": [float("nan"), 0.75],
+                          "loss": ["ce", None]})
+    run.record_frame(frame, "accuracy", "memorised", dataset="digits")
+    looped = lab.start("01_toy", dict(VALUES, out="loop"))
+    for row in frame.to_dict("records"):
+        for metric in ("accuracy", "memorised"):
+            if row[metric] == row[metric]:
+                looped.record(metric=metric, value=row[metric], dataset="digits",
+                              **{key: row[key] for key in ("method", "seed", "loss")})
+    assert (run.out / "results.csv").read_bytes() == (looped.out / "results.csv").read_bytes()
+    assert run.records["metric"].tolist() == ["accuracy", "accuracy", "memorised"]
+    with pytest.raises(ClipnotesError, match="The metrics are 'recall', but must be columns of the frame, which has method, "):
+        run.record_frame(frame, "recall")
+    with pytest.raises(ClipnotesError, match="The metrics are none, but must be"):
+        run.record_frame(frame)
+    with pytest.raises(ClipnotesError, match="The key 'seed' is a column of the frame and an argument"):
+        run.record_frame(frame, "accuracy", seed=1)
+
+
 IN_A_KERNEL = """
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
@@ -147,6 +201,21 @@ shell.run_cell('for s in (1, 2): run.record(metric="accuracy", value=s)', cell_i
 shell.run_cell('for s in (3, 4): run.record(metric="accuracy", value=s)', cell_id="second")
 shell.run_cell('run.record(metric="loss", value=9); 1 / 0', cell_id="third")
 """
+
+
+AFTER_THE_END = IN_A_KERNEL.replace("; 1 / 0", "") + """
+shell.run_cell('run.finish()', cell_id="last")
+shell.run_cell('for s in (5, 6): run.record(metric="accuracy", value=s)', cell_id="second")
+print("-----")
+shell.run_cell('lab.start("01_toy", values | dict(shots=99))')
+"""
+
+
+def test_a_cell_may_run_again_after_the_last_one_and_a_mistake_is_one_sentence(toy_notebook):
+    shown = subprocess.run([sys.executable, "-c", AFTER_THE_END], capture_output=True, text=True, check=True).stdout
+    assert pd.read_csv("results/results.csv")["value"].tolist() == [9, 5, 6]
+    assert read_facts("results")["status"] == "complete" and not damage("results")
+    assert shown.split("-----\n")[1].splitlines() == ["ClipnotesError: Parameter shots is 99; allowed: values from 1 up to 16."]
 
 
 def test_cells_flush_even_when_they_fail_and_replace_their_rows_when_run_again(toy_notebook):

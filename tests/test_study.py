@@ -1,5 +1,6 @@
 """The series headless: artefacts, failures, resuming, presets, calm committed outputs."""
 
+import errno
 import json
 import os
 import signal
@@ -11,13 +12,20 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from recorded import finish_toy, holding
 
-from clipnotes import lab
+import clipnotes
+from clipnotes.cli.main import main
 from clipnotes.errors import ClipnotesError
+from clipnotes.files import atomic_write
+from clipnotes.running import engine, execute
 from clipnotes.running.commit import commit_outputs
+from clipnotes.running.contents import write_contents
 from clipnotes.running.execute import absolute, completed, overrides
 from clipnotes.running.study import preset_names, read_preset, study, summary
+from clipnotes.series import run_folder
 from clipnotes.series.notebooks import find
+from clipnotes.series.run_folder import damage, read_facts, write_facts
 
 ALT = 'alt="A line that rises with the seed."'
 
@@ -97,13 +105,7 @@ def test_a_killed_run_is_not_taken_for_whole(toy_notebook):
 @pytest.fixture
 def finished(toy_notebook):
     """The folder of a complete run of 01_toy, made without a kernel."""
-    values = dict(shots=4, rate=0.1, loss="ce", seeds=[1, 2], flip=False, features="", out="out")
-    run = lab.start("01_toy", values)
-    run.record(metric="accuracy", value=1)
-    run.finish()
-    for name in ("notebook.ipynb", "notebook.html"):
-        (run.out / name).touch()
-    return run.out
+    return finish_toy("out")
 
 
 def test_complete_means_same_code_parameters_version_and_all_files(finished, toy_notebook, monkeypatch):
@@ -123,6 +125,143 @@ def test_complete_means_same_code_parameters_version_and_all_files(finished, toy
     assert completed(find("01"), {}, finished) is None
     (finished / "run.json").write_text('{"status": "complete"')
     assert completed(find("01"), {}, finished) is None
+
+
+def emptied(file):
+    file.write_bytes(b"")
+
+
+def cut_after_the_first_row(file):
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+
+
+DAMAGES = [("results.csv", emptied), ("results.csv", cut_after_the_first_row), ("figures/fig1_toy.png", emptied),
+           ("notebook.ipynb", emptied), ("notebook.html", emptied), ("run.json", emptied)]
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The folders in which runs are begun, instead of running them."""
+    begun = []
+
+    def run_notebook(notebook, parameters, out, **settings):
+        begun.append(Path(out).as_posix())
+        return {"notebook": notebook.name, "status": "complete", "seconds": 1.0}
+
+    monkeypatch.setattr(engine, "run_notebook", run_notebook)
+    monkeypatch.setattr("clipnotes.running.execute.run_notebook", run_notebook)
+    return begun
+
+
+@pytest.mark.parametrize("name, damage", DAMAGES)
+def test_what_is_damaged_runs_again(toy_notebook, computed, capsys, name, damage):
+    commands = {"out": ["run", "01", "--out", "out", "--resume"],
+                "study/01_toy": ["study", "--only", "01", "--out", "study", "--resume", "--jobs", "1"]}
+    for folder, command in commands.items():
+        finish_toy(folder)
+        with pytest.raises(SystemExit) as caught:
+            main(command)
+        assert caught.value.code == 0 and not computed, "it is whole"
+        damage(Path(folder, name))
+        with pytest.raises(SystemExit) as caught:
+            main(command)
+        assert caught.value.code == 0 and computed.pop() == folder
+
+
+def test_a_run_that_was_moved_is_whole(finished):
+    finished.rename("elsewhere")
+    assert not damage("elsewhere") and completed(find("01"), {}, "elsewhere")
+
+
+FOREIGN = [("results.csv", "mine"), ("notebook.ipynb", "mine"), ("notebook.html", "mine"), ("run.json", "[]")]
+
+
+@pytest.mark.parametrize("name, content", [*FOREIGN, ("../index.html", "<p>mine</p>")])
+def test_a_user_s_files_stay_unless_forced(toy_notebook, computed, capsys, name, content):
+    file = Path("study/01_toy", name)
+    Path("study/01_toy").mkdir(parents=True)
+    file.write_text(content)
+    commands = [["study", "--jobs", "1"], ["run", "01", "--out", "study/01_toy"]]
+    for command in commands[:1 + (".." not in name)]:
+        with pytest.raises(SystemExit) as caught:
+            main([*command, "--out", "study"] if command[0] == "study" else command)
+        message = capsys.readouterr().err
+        assert caught.value.code == 2 and message.count("\n") == 1 and not computed and file.read_text() == content
+        assert message.startswith(f"Error: {os.path.normpath(file)} is there already, and")
+        assert message.endswith("made it so: choose another folder, or add --force to overwrite it.\n") or ".." in name
+    with pytest.raises(SystemExit) as caught:
+        main(["study", "--jobs", "1", "--out", "study", "--force"])
+    assert caught.value.code == 0 and computed == ["study/01_toy", "study/02_more"]
+    assert "2 notebooks complete" in Path("study/index.html").read_text()
+    if ".." in name:
+        with pytest.raises(SystemExit) as caught:
+            main(["study", "--jobs", "1", "--out", "study"])
+        assert caught.value.code == 0, "its own page it may overwrite"
+
+
+def test_two_commands_do_not_work_in_one_folder(toy_notebook, computed, monkeypatch):
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
+    with holding("study"), pytest.raises(ClipnotesError, match="^study is in use by another run: wait until that"):
+        study(out="study", jobs=1)
+    assert not computed and not Path("study/index.html").exists()
+
+
+def test_a_run_whose_folder_is_in_use_fails_and_the_rest_goes_on(toy_notebook, monkeypatch):
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
+    monkeypatch.setattr(execute, "_execute", kernel)
+    with holding("study/01_toy"):
+        toy, more = study(out="study", jobs=1)
+    assert (toy["status"], more["status"]) == ("failed", "complete")
+    assert toy["error"].startswith("study/01_toy is in use by another run: wait until that is over")
+    assert not Path("study/01_toy/run.json").exists(), "what the other one does is left alone"
+
+
+def kernel(notebook, values, out, **engine):
+    """What a kernel leaves, as `execute._execute` has it."""
+    (out / "results.csv").write_text("notebook,metric,value\n")
+    (out / "notebook.ipynb").write_text(json.dumps(nbformat.v4.new_notebook()))
+    write_facts(out, read_facts(out) | {
+        "status": "finished", "code_hash": notebook.code_hash, "versions": {"clipnotes": clipnotes.__version__},
+        "parameters": {parameter.name: parameter.default for parameter in notebook.parameters} | values})
+
+
+@pytest.mark.parametrize("file", ["run.json", "notebook.html"])
+def test_a_full_disk_fails_one_run_and_the_rest_goes_on(toy_notebook, monkeypatch, file):
+    """No space is left once the first notebook is at its end, and there is some again for the second."""
+    def full(path, mode="w"):
+        if str(path) == f"study/01_toy/{file}" and Path("study/01_toy/notebook.ipynb").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return atomic_write(path, mode)
+
+    monkeypatch.setattr(execute, "_execute", kernel)
+    for module in ("clipnotes.series.run_folder", "clipnotes.running.page"):
+        monkeypatch.setattr(f"{module}.atomic_write", full)
+    results = study(out="study", jobs=1)
+    assert [facts["status"] for facts in results] == ["failed", "complete"]
+    assert "OSError: [Errno 28] No space left on device" in results[0]["error"] and "No space left" in summary(results)
+    assert not completed(find("01"), {}, "study/01_toy") and completed(find("02"), {}, "study/02_more")
+
+
+def test_where_nothing_can_be_written_nothing_runs(toy_notebook, computed):
+    Path("file").touch()
+    for out in ("file", "file/below", "/" + 5000 * "a", "/proc/study"):
+        with pytest.raises(ClipnotesError, match="^The folder '.*' cannot take results .*: choose another one."):
+            study(out=out, jobs=1)
+    assert not computed
+
+
+def test_foreign_facts_bring_no_html_into_the_page(toy_notebook, tmp_path):
+    evil = "<script>alert(1)</script>"
+    for number, facts in enumerate([
+        {"seconds": evil}, {"status": evil}, {"figures": [{"id": evil, "alt": "x"}]}, {"figures": evil}, {"takeaways": [7]},
+        {"error": evil}, {"takeaways": [evil]}, {"figures": [{"id": "a", "alt": f'"{evil}'}]}, {"error": "\ud800"}, [], None,
+    ]):
+        folder = Path("study", "01_toy")
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = {"notebook": "01_toy", "status": "failed", "parameters": {}, "seconds": 1.5}
+        (folder / "run.json").write_text(json.dumps(whole | facts if isinstance(facts, dict) else facts))
+        write_contents("study", "pocket")
+        assert "<script" not in Path("study/index.html").read_text(), number
 
 
 def test_files_become_absolute_and_out_is_an_option(toy_notebook):

@@ -4,26 +4,29 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
 from conftest import write_notebook
+from distributed import Client
+from distributed.security import Security
+from recorded import finish_toy, holding
 
-import clipnotes
-from clipnotes import lab
 from clipnotes.cli.main import main
 from clipnotes.data.cache import cached
 from clipnotes.errors import ClipnotesError
-from clipnotes.running import sweep as lab_sweep
-from clipnotes.running.cluster import local_client
+from clipnotes.running import cluster, engine
+from clipnotes.running.cluster import local_client, remote_client
+from clipnotes.running.engine import Job, run_job
 from clipnotes.running.execute import run_notebook
 from clipnotes.running.sweep import describe, plan, sweep
-from clipnotes.running.sweep_worker import hidden, publish, run_one
 from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import read_facts, write_facts
 
@@ -94,7 +97,8 @@ def started(*seeds):
 
 
 def whole():
-    return {path.parent.name for path in Path("out/runs").glob("[!.]*/run.json")}
+    return {path.parent.name for path in Path("out/runs").glob("*/run.json")
+            if read_facts(path.parent).get("status") == "complete"}
 
 
 def test_killed_workers_and_commands_leave_every_run_once_and_as_a_serial_run_has_it(quick_notebook):
@@ -115,7 +119,7 @@ def test_killed_workers_and_commands_leave_every_run_once_and_as_a_serial_run_ha
         process.wait()
         assert not psutil.wait_procs(family, timeout=30)[1], "workers and kernels die with the command"
     before = {id: Path("out/runs", id, "run.json").stat().st_mtime_ns for id in whole()}
-    assert ids[3] not in before and list(Path("out/runs").glob(f".{ids[3]}-*"))
+    assert ids[3] not in before and read_facts(Path("out/runs", ids[3]))["status"] == "running"
     Path("block3").unlink()
 
     assert sweep(find("01"), "grid.yaml", "out", workers=1, resume=True, report=lambda text: None) == {}
@@ -129,15 +133,12 @@ def test_killed_workers_and_commands_leave_every_run_once_and_as_a_serial_run_ha
     for seed in (1, 3):
         run_notebook(find("01"), {"flip": True, "seeds": [seed]}, f"serial/{seed}", progress=False)
         assert Path("out/runs", ids[seed], "results.csv").read_bytes() == Path(f"serial/{seed}/results.csv").read_bytes()
-    for file in ("run.json", "notebook.ipynb"):
-        text = Path("out/runs", ids[3], file).read_text()
-        assert f"out/runs/{ids[3]}" in text and f".{ids[3]}" not in text, "the hidden folder's name is gone"
 
 
 def test_failures_are_retried_listed_and_resumed_and_stale_runs_noticed(quick_notebook, capfd):
     ids = grid(2)
     Path("break2").touch()
-    arguments = ["sweep", "01", "--grid", "grid.yaml", "--out", "out", "--workers", "1", "--retries", "1"]
+    arguments = ["sweep", "01", "--grid", "grid.yaml", "--out", "out", "--workers", "2", "--retries", "1"]
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     out, err = capfd.readouterr()
@@ -165,8 +166,8 @@ def test_failures_are_retried_listed_and_resumed_and_stale_runs_noticed(quick_no
 
 def test_a_sweep_that_is_done_is_left_as_it_is(toy_notebook, capsys):
     (id,) = grid(1).values()
-    finish(Path("out/runs", id), {"flip": True, "seeds": [1]})
-    Path("out/sweep.json").write_text(json.dumps({"notebook": "01_toy"}))
+    finish_toy(Path("out/runs", id), page=False, flip=True, seeds=[1])
+    Path("out/sweep.json").write_text(json.dumps({"notebook": "01_toy", "runs": []}))
     before = Path("out/runs", id, "run.json").stat().st_mtime_ns
     with pytest.raises(SystemExit) as caught:
         main(["sweep", "01", "--grid", "grid.yaml", "--out", "out", "--resume"])
@@ -175,11 +176,12 @@ def test_a_sweep_that_is_done_is_left_as_it_is(toy_notebook, capsys):
     assert Path("out/runs", id, "run.json").stat().st_mtime_ns == before
 
 
-def test_ctrl_c_stops_at_once_and_keeps_what_is_done(quick_notebook):
-    ids = grid(3)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_stops_at_once_and_keeps_what_is_done(quick_notebook, workers):
+    ids = grid(2)
     Path("block2").touch()
-    with command("--workers", "1") as process:
-        wait_for(lambda: started(1, 2), process)
+    with command("--workers", str(workers)) as process:
+        wait_for(lambda: started(2) and whole() == {ids[1]}, process)
         family = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate(timeout=60)
@@ -235,21 +237,13 @@ def test_what_cannot_start_is_said_before_anything_runs(quick_notebook):
     Path("grid.yaml").write_text("notebook: 2\nruns: [{shots: 1}]")
     with pytest.raises(ClipnotesError, match="Grid grid.yaml is for the notebook 2, not for 01_toy"):
         plan(find("01"), "grid.yaml", "new")
+    grid(1)
     Path("out/sweep.json").write_text("[")
-    with pytest.raises(ClipnotesError, match="sweep.json cannot be read, so it is damaged"):
-        plan(find("02"), "grid.yaml", "out")
+    with pytest.raises(ClipnotesError, match="sweep.json .* is no valid JSON .* Delete it or add --force: the runs beside it"):
+        plan(find("01"), "grid.yaml", "out")
 
 
 # --- plans --------------------------------------------------------------------------------------------------------
-
-
-def finish(out, parameters, **facts):
-    """A complete run of 01_toy in the folder `out`, made without a kernel."""
-    values = dict(shots=4, rate=0.1, loss="ce", seeds=[1, 2], flip=False, features="", out=str(out)) | parameters
-    run = lab.Run(find("01"), values)
-    run.finish()
-    (run.out / "notebook.ipynb").touch()
-    write_facts(out, read_facts(out) | facts)
 
 
 def test_a_thousand_runs_are_planned_in_two_seconds(toy_notebook):
@@ -266,9 +260,9 @@ def test_a_plan_tells_done_failed_and_stale_runs_apart_and_estimates(toy_noteboo
     ids = grid(5)
     folders = {seed: Path("out/runs", id) for seed, id in ids.items()}
     for seed, seconds in ((1, 100), (2, 300), (3, 200)):
-        finish(folders[seed], {"flip": True, "seeds": [seed]}, seconds=seconds)
+        finish_toy(folders[seed], page=False, flip=True, seeds=[seed], facts={"seconds": seconds})
     write_facts(folders[3], read_facts(folders[3]) | {"versions": {"clipnotes": "0.0.9"}})
-    write_facts(folders[4], {"status": "failed"})
+    write_facts(folders[4], {"notebook": "01_toy", "status": "failed", "parameters": {}})
     Path("out/runs/01-another").mkdir()
 
     planned = plan(find("01"), "grid.yaml", "out")
@@ -282,7 +276,47 @@ def test_a_plan_tells_done_failed_and_stale_runs_apart_and_estimates(toy_noteboo
     assert "About 03:20 on 2 workers: 200.0 s a run is the median of the finished ones (2)." in text
     assert "About 06:40 of one worker" in describe(planned)
     (folders[1] / "results.csv").unlink()
-    assert plan(find("01"), "grid.yaml", "out").states[ids[1]] == "missing", "a run that lost a file is none"
+    planned = plan(find("01"), "grid.yaml", "out")
+    assert planned.states[ids[1]] == "damaged" and ids[1] in planned.waiting(), "a run that lost a file runs again"
+    assert "1 damaged" in describe(planned)
+
+
+@pytest.mark.parametrize("name", ["results.csv", "figures/fig1_toy.png", "notebook.ipynb", "run.json"])
+def test_a_damaged_run_is_computed_again(toy_notebook, name):
+    (id,) = grid(1).values()
+    folder = finish_toy(Path("out/runs", id), page=False, flip=True, seeds=[1])
+    assert plan(find("01"), "grid.yaml", "out").waiting() == []
+    (folder / name).write_bytes(b"")
+    assert plan(find("01"), "grid.yaml", "out").states == {id: "damaged"}
+    assert plan(find("01"), "grid.yaml", "out").waiting() == [id]
+
+
+def test_a_user_s_files_stay_unless_forced(toy_notebook, monkeypatch):
+    (id,) = grid(1).values()
+    notes = Path("out/runs/.notes/idea.txt")
+    for file in (notes, Path("out/runs", id, "results.csv")):
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+    monkeypatch.setattr(engine, "run_notebook", lambda notebook, parameters, out, **settings: {"status": "complete"})
+    quiet = {"workers": 1, "report": lambda text: None}
+    with pytest.raises(ClipnotesError, match=f"runs/{id}/results.csv is there already, and no run of clipnotes made it so: "):
+        sweep(find("01"), "grid.yaml", "out", **quiet)
+    assert not Path("out/sweep.json").exists()
+    sweep(find("01"), "grid.yaml", "out", force=True, **quiet)
+    Path("out/sweep.json").write_text('["mine"]')
+    with pytest.raises(ClipnotesError, match="sweep.json is damaged or of another making: its content must be object"):
+        sweep(find("01"), "grid.yaml", "out", resume=True, **quiet)
+    assert Path("out/sweep.json").read_text() == '["mine"]'
+    sweep(find("01"), "grid.yaml", "out", force=True, **quiet)
+    assert json.loads(Path("out/sweep.json").read_text())["notebook"] == "01_toy" and notes.read_text() == "mine"
+
+
+def test_a_second_command_in_the_folder_is_refused(toy_notebook, monkeypatch):
+    grid(1)
+    monkeypatch.setattr("clipnotes.series.run_folder.PATIENCE", 0.1)
+    with holding("out"), pytest.raises(ClipnotesError, match="out is in use by another run: wait until that is over"):
+        sweep(find("01"), "grid.yaml", "out", workers=1, report=lambda text: None)
+    assert not Path("out/sweep.json").exists()
 
 
 def test_the_grid_estimates_a_paper_scale_sweep_that_has_not_begun(toy_notebook):
@@ -291,51 +325,67 @@ def test_the_grid_estimates_a_paper_scale_sweep_that_has_not_begun(toy_notebook)
     assert "Runs: 40 (40 missing)" in text and "About 2.0 hours of one GPU, if the grid's 3 minutes a run are right." in text
 
 
-def test_the_first_complete_run_stays(toy_notebook):
-    (id,) = grid(1).values()
-    final, parameters = Path("out/runs", id), {"flip": True, "seeds": [1]}
-    final.parent.mkdir(parents=True)
-
-    def attempt(status):
-        folder = hidden(final)
-        finish(folder, parameters, status=status)
-        (folder / "notebook.ipynb").write_text(f"saved in {folder}")
-        publish(folder, final, find("01"), parameters)
-        return folder.name
-
-    attempt("failed")
-    assert read_facts(final)["status"] == "failed"
-    first = attempt("complete")
-    assert read_facts(final)["status"] == "complete", "a failed one is replaced"
-    assert first not in (final / "notebook.ipynb").read_text()
-    inode = final.stat().st_ino
-    attempt("failed")  # of a worker that had been given up
-    assert final.stat().st_ino == inode and read_facts(final)["status"] == "complete"
-    assert [path.name for path in final.parent.iterdir()] == [id]
-
-
 def test_a_run_that_is_there_is_not_computed_again(toy_notebook):
     """Dask asks again for what a worker had done when that worker dies: its answers die with it."""
     (id,) = grid(1).values()
-    notebook, parameters = find("01"), {"flip": True, "seeds": [1]}
-    finish(Path("out/runs", id), parameters, seconds=12.5)
-    before = Path("out/runs", id).stat().st_mtime_ns
-    made_with = (notebook.code_hash, clipnotes.__version__)
-    assert run_one(id, parameters, "01", made_with, Path("out").absolute(), Path.cwd()) == 12.5
-    assert Path("out/runs", id).stat().st_mtime_ns == before and [path.name for path in Path("out/runs").iterdir()] == [id]
+    folder = finish_toy(Path("out/runs", id), page=False, flip=True, seeds=[1], facts={"seconds": 12.5})
+    before = (folder / "run.json").stat().st_mtime_ns
+    facts = run_job(Job(find("01"), {"flip": True, "seeds": [1]}, folder, page=False, resume=True))
+    assert facts["seconds"] == 12.5 and (folder / "run.json").stat().st_mtime_ns == before
 
 
-def test_a_run_that_kills_its_workers_is_recorded_as_failed(toy_notebook, monkeypatch):
+def test_a_run_that_kills_its_workers_is_recorded_as_failed(toy_notebook):
     (id,) = grid(1).values()
-    finish(Path("out/runs", id), {}, status="failed", error="an earlier one")
-    planned = plan(find("01"), "grid.yaml", "out")
-    lab_sweep._keep_failure(planned, id, "KilledWorker: the run's workers died 3 times")
-    facts = read_facts(Path("out/runs", id))
+    folder = finish_toy(Path("out/runs", id), status="failed", flip=True, seeds=[1], facts={"error": "an earlier one"})
+    engine._keep_failure(Job(find("01"), {"flip": True, "seeds": [1]}, folder), "KilledWorker: the run's workers died 3 times")
+    facts = read_facts(folder)
     assert (facts["status"], facts["error"]) == ("failed", "KilledWorker: the run's workers died 3 times")
     assert plan(find("01"), "grid.yaml", "out").waiting() == [id]
 
 
 # --- workers and the feature cache --------------------------------------------------------------------------------
+
+
+@contextmanager
+def listening(answer):
+    """The address of a server that calls answer(connection) for each that comes."""
+    connections = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def serve():
+            with suppress(OSError):
+                while True:
+                    connections.append(server.accept()[0])
+                    answer(connections[-1])
+
+        Thread(target=serve, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.0 400 Bad Request\r\n\r\n", bytes(64), b"\xff" * 64, 2 * b"\1\0\0\0\0\0\0\0"])
+def test_what_listens_elsewhere_is_no_scheduler_and_that_is_said_in_time(sent, monkeypatch):
+    monkeypatch.setattr(cluster, "TIMEOUT", 1)
+    began = time.monotonic()
+    with listening(lambda connection: connection.sendall(sent)) as address:
+        with pytest.raises(ClipnotesError, match=f"No Dask scheduler answers at '{address}' .*: start one with"):
+            with remote_client(address):
+                pytest.fail("there is none")
+    assert time.monotonic() - began < 10
+
+
+def test_nobody_else_on_the_machine_can_use_the_workers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "TIMEOUT", 2)
+    with local_client(workers=1) as client:
+        addresses = [client.scheduler.address, *client.scheduler_info()["workers"]]
+        assert len(addresses) == 2 and all(address.startswith("tls://") for address in addresses)
+        for address in addresses:
+            with pytest.raises(ClipnotesError, match="No Dask scheduler answers"), remote_client(address.replace("tls", "tcp")):
+                pytest.fail("without encryption")
+        with pytest.raises(OSError):
+            Client(addresses[0], security=Security.temporary(), timeout=2)  # credentials of one's own making
+        assert client.submit(sum, [1, 2]).result() == 3
 
 
 def need(name, seconds, kill_once=""):

@@ -55,11 +55,13 @@ def list_():
 @click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, before those of the file; lists as [a,b].")
 @click.option("--out", type=FOLDER, help="Folder of the results [default: runs/NAME].")
 @click.option("--resume", is_flag=True, help="Keep a complete run of the same code, parameters and version.")
-def run(notebook, file, pairs, out, resume):
+@click.option("--force", is_flag=True, help="Overwrite files in OUT that no run of clipnotes made.")
+def run(notebook, file, pairs, out, resume, force):
     """Run NOTEBOOK (02, or its name) with strict parameters."""
     from clipnotes.running.execute import completed, overrides, run_notebook
     from clipnotes.series.notebooks import find
     from clipnotes.series.parameters import parse, read_values
+    from clipnotes.series.run_folder import refuse_foreign
 
     notebook = find(notebook)
     out = Path(out or f"runs/{notebook.name}")
@@ -68,6 +70,8 @@ def run(notebook, file, pairs, out, resume):
     if resume and completed(notebook, parameters, out):
         click.echo(f"Already complete: {out}")
         return
+    if not force:
+        refuse_foreign(out)
     facts = run_notebook(notebook, parameters, out)
     if facts["status"] == "complete":
         click.echo(f"Complete in {facts['seconds']} s: {out}")
@@ -97,14 +101,15 @@ def _split(pairs):
 @click.option("--out", default="runs/study", show_default=True, type=FOLDER)
 @click.option("--update", is_flag=True, help="Write the outputs back into the notebooks.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Notebooks at a time [default: one a core, at most 3].")
-def study(preset, only, resume, out, update, jobs):
+@click.option("--force", is_flag=True, help="Overwrite files in OUT that no study of clipnotes made.")
+def study(preset, only, resume, out, update, jobs, force):
     """Run the series in order and write a contents page."""
     from clipnotes.running import study as lab_study
 
     keys = [key.strip() for key in only.split(",") if key.strip()] if only is not None else []
     if only is not None and not keys:
         raise ClipnotesError(f"Option --only is {only!r}, which names no notebook: give numbers such as 02,04.")
-    results = lab_study.study(preset, keys, resume, out, update, jobs or min(3, os.cpu_count() or 1))
+    results = lab_study.study(preset, keys, resume, out, update, jobs or min(3, os.cpu_count() or 1), force)
     click.echo(lab_study.summary(results))
     click.echo(f"Contents: {Path(out) / 'index.html'}")
     if any(facts["status"] != "complete" for facts in results):
@@ -121,9 +126,12 @@ def gather(folders, out, brief):
     from clipnotes.exhibits.compact import compact
 
     table = lab_gather.gather(folders)
+    damaged = lab_gather.damaged(table)
     table = compact(table) if brief else table
     files = lab_gather.write_gathered(table, out or Path(folders[0]) / "gathered.csv")
     runs = table.drop_duplicates("run")["status"].value_counts()
+    for line in damaged:
+        click.echo(line, err=True)
     click.echo(f"{', '.join(f'{n} {status}' for status, n in runs.items())}; {table['metric'].notna().sum()} numbers: "
                f"{', '.join(map(str, files))}")
 
@@ -137,10 +145,12 @@ def table(sources, like, format_, out):
     """Print runs (folders, or files of `clipnotes gather`) as a table of the papers, their numbers beside ours."""
     from clipnotes.exhibits import tables
     from clipnotes.exhibits.gaps import gap_lines
-    from clipnotes.exhibits.gather import read_gathered
+    from clipnotes.exhibits.gather import damaged, read_gathered
     from clipnotes.files import atomic_write
 
     gathered = read_gathered(sources)
+    for line in damaged(gathered):
+        click.echo(line, err=True)
     text = tables.written(tables.exhibit(gathered, like), format_)
     click.echo(text)
     if out:
@@ -161,7 +171,8 @@ def table(sources, like, format_, out):
 @click.option("--rerun-stale", is_flag=True, help="Resume, and run again what other code or another version made.")
 @click.option("--retries", type=click.IntRange(0, 100), default=2, show_default=True, help="Further attempts at a failed run.")
 @click.option("--dry-run", is_flag=True, help="Only say what would run and how long it would take.")
-def sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, dry_run):
+@click.option("--force", is_flag=True, help="Overwrite files in OUT that no sweep of clipnotes made.")
+def sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, dry_run, force):
     """Run NOTEBOOK over a grid of parameters, many runs at a time."""
     from clipnotes.running import sweep as lab_sweep
     from clipnotes.series.notebooks import find
@@ -171,7 +182,8 @@ def sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, r
         click.echo(lab_sweep.describe(lab_sweep.plan(notebook, grid, out, scale), workers, rerun_stale))
         return
     try:
-        failed = lab_sweep.sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, click.echo)
+        failed = lab_sweep.sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, force,
+                                 report=click.echo)
     except KeyboardInterrupt:
         click.echo("Stopped. What is done is kept; go on with --resume.", err=True)
         sys.exit(130)

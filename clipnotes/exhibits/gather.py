@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.series.notebooks import find
-from clipnotes.series.run_folder import COLUMNS
+from clipnotes.series.run_folder import COLUMNS, RESULTS, damage, read_facts, read_sweep
 
 FACTS = ["run", "status", "seconds", "version", "error"]
-_RANKS = ["complete", "failed", "running", "missing"]  # of several records of one run, the first of these counts
+_RANKS = ["complete", "failed", "running", "damaged", "missing"]  # of several records of one run, the first of these counts
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Recorded:
 
     @property
     def measure(self):
-        """What it computes, version aside: notebook and parameters as one text."""
-        return json.dumps([self.notebook, self.parameters], sort_keys=True)
+        """What it computes, version aside: notebook and parameters as one text; its own name where that is lost."""
+        return json.dumps([self.name] if not self.notebook else [self.notebook, self.parameters], sort_keys=True)
 
 
 def gather(folders, progress=True):
@@ -44,9 +44,9 @@ def gather(folders, progress=True):
     Columns: those of results.csv; run (folder, as seen from the one given), status, seconds, version (of clipnotes), error; and
     every effective parameter as p_NAME, lists as JSON. The prefix is there always, since dataset, shots and others are
     columns of the results, too; `out` is left out. A run that is not complete has one row with its status and no metric:
-    failed, running (stopped in the middle), or missing (planned by a sweep.json). Runs of the same notebook, parameters and
-    version count once.
-    ClipnotesError: no such folder, no runs, or a file that cannot be read.
+    failed, running (stopped in the middle), damaged (its files are not what was written; error says which), or missing (planned
+    by a sweep.json). Runs of the same notebook, parameters and version count once.
+    ClipnotesError: no such folder, no runs, or a sweep.json that cannot be read.
     """
     found = once([run for folder in folders for run in runs_in(Path(folder), len(folders) > 1)])
     if not found:
@@ -67,19 +67,20 @@ def runs_in(folder, several=False):
     """
     if not folder.is_dir():
         raise ClipnotesError(f"There is no folder {folder}: give the --out of clipnotes run, study or sweep.")
-    runs, planned, places = [], [], {}
+    runs, missing, places = [], [], {}  # places: {folder: the run as planned}
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(path)
         parts = [part for part in here.relative_to(folder).parts if part != "runs"]
         parts = [folder.absolute().name] * several + parts
         if "run.json" in files:
-            runs.append(_recorded(here, "/".join(parts) or folder.absolute().name))
+            runs.append(_recorded(here, "/".join(parts) or folder.absolute().name, places.get(here)))
         if "sweep.json" in files:
-            sweep = _json(here / "sweep.json", {"notebook": str, "runs": list})
-            places |= {here / "runs" / run["id"]: place for place, run in enumerate(sweep["runs"], len(places))}
-            planned += _planned(here, sweep, parts)
-    return sorted(runs, key=lambda run: places.get(run.folder, len(places))) + planned
+            planned = _planned(here, parts)
+            places |= planned
+            missing += [run for path, run in planned.items() if not (path / "run.json").is_file()]
+    order = {path: place for place, path in enumerate(places)}
+    return sorted(runs, key=lambda run: order.get(run.folder, len(order))) + missing
 
 
 def once(runs):
@@ -95,10 +96,21 @@ def once(runs):
 
 def rows_of(run):
     """The rows of a run, as dicts: those of its results.csv with its facts beside them, or one without a metric."""
-    rows = _results(run.folder).to_dict("records") if run.status == "complete" else []
+    rows = []
+    if run.status == "complete":
+        try:
+            rows = _results(run.folder).to_dict("records")
+        except ClipnotesError as error:
+            run = replace(run, status="damaged", error=str(error))
     facts = {"run": run.name, "status": run.status, "seconds": run.seconds, "version": run.version, "error": run.error}
     texts = {f"p_{name}": json.dumps(value) if isinstance(value, list) else value for name, value in run.parameters.items()}
     return [row | facts | texts for row in rows or [{"notebook": run.notebook}]]
+
+
+def damaged(table: pd.DataFrame) -> list[str]:
+    """A line for each damaged run of a gathered table."""
+    runs = table[table["status"] == "damaged"].drop_duplicates("run")
+    return [f"damaged: {run['run']}: {run['error']} It is left out: run it again." for run in runs.to_dict("records")]
 
 
 def write_gathered(table, path):
@@ -146,22 +158,25 @@ def _parsed(source):
     return table.astype(dict.fromkeys(counts, "Int64"))
 
 
-def _recorded(folder, name):
-    facts = _json(folder / "run.json", {"notebook": str, "status": str, "parameters": dict})
-    if facts["status"] not in _RANKS[:3]:
-        raise ClipnotesError(f"{folder / 'run.json'} has the status {facts['status']!r}, but must have one of "
-                             f"{', '.join(_RANKS[:3])}: delete the folder or run it again.")
-    parameters = facts["parameters"] if facts["status"] == "complete" else _effective(facts["notebook"], facts["parameters"])
+def _recorded(folder, name, planned):
+    """The run in a folder; what its run.json no longer tells is as the sweep `planned` it, if one did."""
+    fault, facts = damage(folder), read_facts(folder)
+    if not facts:
+        unknown = planned or Recorded(name, folder, "", "", {})
+        return replace(unknown, name=name, folder=folder, status="damaged", error=fault)
+    status = {"finished": "running"}.get(facts["status"], facts["status"])
+    parameters = facts["parameters"] if status == "complete" else _effective(facts["notebook"], facts["parameters"])
     parameters = {name: value for name, value in parameters.items() if name != "out"}
-    return Recorded(name, folder, facts["notebook"], facts["status"], parameters,
-                    facts.get("seconds"), facts.get("versions", {}).get("clipnotes", ""), facts.get("error", ""))
+    return Recorded(name, folder, facts["notebook"], "damaged" if fault else status, parameters, facts.get("seconds"),
+                    facts.get("versions", {}).get("clipnotes", ""), fault or facts.get("error", ""))
 
 
-def _planned(folder, sweep, parts):
-    """What the sweep in a folder plans and has no folder yet."""
+def _planned(folder, parts):
+    """{folder of a run: the run} of what the sweep in a folder plans, as if nothing were there yet."""
+    sweep = read_sweep(folder)
     defaults = _effective(sweep["notebook"], {})
-    return [Recorded("/".join([*parts, run["id"]]), None, sweep["notebook"], "missing", defaults | run["parameters"])
-            for run in sweep["runs"] if not (folder / "runs" / run["id"] / "run.json").is_file()]
+    return {folder / "runs" / run["id"]: Recorded("/".join([*parts, run["id"]]), None, sweep["notebook"], "missing",
+                                                  defaults | run["parameters"]) for run in sweep["runs"]}
 
 
 def _effective(notebook, parameters):
@@ -172,27 +187,17 @@ def _effective(notebook, parameters):
         return parameters
 
 
-def _json(path, needed):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ClipnotesError(f"{path} cannot be read ({_first_line(error)}): delete its folder or run it again.") from None
-    for name, kind in needed.items():
-        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-            raise ClipnotesError(f"{path} has no {name}, so it is damaged: delete its folder or run it again.")
-    return content
-
-
 def _results(folder):
-    path = folder / "results.csv"
+    """The content of results.csv; ClipnotesError where it is whole, but no run of ours wrote it so."""
+    path = folder / RESULTS
     try:
         results = pd.read_csv(path)
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise ClipnotesError(f"{path} cannot be read ({_first_line(error)}): delete its folder or run it again.") from None
+        raise ClipnotesError(f"{path} cannot be read ({_first_line(error)}).") from None
     missing = [column for column in COLUMNS if column not in results]
     if missing or not pd.api.types.is_numeric_dtype(results["value"]) and len(results) or results["metric"].isna().any():
         what = f"no column {missing[0]!r}" if missing else "a row without a metric or with a value that is no number"
-        raise ClipnotesError(f"{path} has {what}, so it is damaged: delete its folder or run it again.")
+        raise ClipnotesError(f"{path} has {what}.")
     return results
 
 

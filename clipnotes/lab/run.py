@@ -8,6 +8,7 @@ A notebook uses it so:
     run.finish()                                              # in the last cell
 """
 
+import os
 import re
 import time
 from html import escape
@@ -20,16 +21,15 @@ from IPython import get_ipython
 from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import papers
 from clipnotes.files import atomic_write
-from clipnotes.folder_names import full_name, in_names, is_folder, short_name
+from clipnotes.folder_names import full_name, in_names, short_name
 from clipnotes.lab.figures import save_figure, use_style
+from clipnotes.lab.opening import describe
 from clipnotes.lab.provenance import git_commit, seed_everything, versions
 from clipnotes.lab.show import short_path, show, show_table
+from clipnotes.series import run_folder
 from clipnotes.series.notebooks import Notebook, find
 from clipnotes.series.parameters import check
-from clipnotes.series.run_folder import COLUMNS, KEYS, read_facts, write_facts
-
-UNTRAINED = ('pretrained is "random": this model has learnt nothing. Expect accuracies at chance, one over the number of '
-             "classes; the figures show that everything runs, and nothing about CLIP.")
+from clipnotes.series.run_folder import COLUMNS, HELD, KEYS, RESULTS, read_facts, write_facts
 
 
 def start(name, namespace):
@@ -37,7 +37,9 @@ def start(name, namespace):
 
     Checks every parameter, seeds everything, applies the figure style, makes the out folder, writes run.json
     and shows parameters and versions. Image folders (`folder:PATH`) get short names in the namespace, which data sets load by
-    and figures show. Returns the Run. ClipnotesError: an unknown notebook or a bad value.
+    and figures show. Returns the Run. The out folder is this kernel's until it ends or starts another run.
+    ClipnotesError: an unknown notebook, a bad value, or an out folder that cannot be written, that another run uses or that
+    holds results of another making.
     """
     notebook = _source(name)
     missing = [p.name for p in notebook.parameters if p.name not in namespace]
@@ -50,7 +52,7 @@ def start(name, namespace):
     shown = in_names(short_name, values)
     namespace.update({name: value for name, value in shown.items() if value != values[name]})
     run = Run(notebook, values)
-    run.describe()
+    describe(notebook, values, run.out, run.versions)
     return run
 
 
@@ -77,13 +79,18 @@ class Run:
         self._takeaways = []  # {"text", "cell"}
         self._cell = None
         self._unsaved = False
+        self.versions = versions()
         self._began = time.perf_counter()
+        self._headless = os.environ.get(HELD) == str(self.out.absolute())  # who started this kernel holds the folder
+        if not self._headless:
+            _hold(self.out)
+            run_folder.refuse_foreign(self.out, [RESULTS], "remove that file")
         self._remove_old_files()
         self._facts = {
             "notebook": notebook.name,
             "status": "running",
             "parameters": parameters,
-            "versions": versions(),
+            "versions": self.versions,
             "git_commit": git_commit(),
             "code_hash": notebook.code_hash,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -91,45 +98,6 @@ class Run:
         self._write_facts()
         self.flush()
         _follow_cells(self)
-
-    def describe(self):
-        """Show the parameters, changed ones marked in words, the versions, what untrained weights mean, and splits."""
-        defaults = {p.name: p.default for p in self.notebook.parameters}
-        rows = []
-        for parameter in self.notebook.parameters:
-            name, value, default = parameter.name, self.parameters[parameter.name], defaults[parameter.name]
-            if name == "out":
-                value, default = self.out.as_posix(), f"runs/{self.notebook.name}"
-            changed = "" if value == default else f" (default {_short(default)})"
-            rows.append((name, f"{_short(value)}{changed}", parameter.help))
-        used = ", ".join(f"{name} {number}" for name, number in self._facts["versions"].items())
-        text = "\n".join(f"{name:<16} {value:<24} {help}" for name, value, help in rows)
-        cells = "".join(
-            f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td><td>{escape(help)}</td></tr>'
-            for name, value, help in rows
-        )
-        html = (
-            f"<table><caption>Parameters of this run</caption><thead><tr><th>name</th><th>value</th>"
-            f"<th>meaning</th></tr></thead><tbody>{cells}</tbody></table><p>{escape(used)}</p>"
-        )
-        show(f"Parameters of this run\n{text}\n{used}", html=html)
-        if self.parameters.get("pretrained") == "random":
-            show(UNTRAINED, html=f"<p><strong>{escape(UNTRAINED)}</strong></p>")
-        splits = self._splits()
-        if len(splits):
-            show_table(splits, "Splits of the data sets that are not built in.", rows=40)
-
-    def _splits(self):
-        """Which split each data set of the parameters has, where there is more than one."""
-        from clipnotes.data.manifests import load_manifest
-        from clipnotes.data.splits import which_split
-
-        names = [self.parameters[p.name] for p in self.notebook.parameters if p.domain == "dataset"]
-        names = dict.fromkeys(name for value in names for name in (value if isinstance(value, list) else [value]) if name)
-        manifests = {name: load_manifest(name) for name in names}
-        data_root = self.parameters.get("data_root", "data")
-        return pd.DataFrame([{"data set": short_name(name), "split": which_split(manifest, data_root)}
-                             for name, manifest in manifests.items() if not manifest.built_in])
 
     def record(self, *, metric, value, **keys):
         """Add one tidy row.
@@ -151,6 +119,24 @@ class Run:
         self._unsaved = True
         if get_ipython() is None:  # no cell whose end could be awaited
             self.flush()
+
+    def record_frame(self, frame: pd.DataFrame, *metrics: str, **keys) -> None:
+        """Add a tidy row for every row of a data frame and every one of its columns that `metrics` names, empty cells left out.
+
+        Its other columns are keys, as `record` takes them; `keys` are those that all rows share.
+        """
+        lacking = [name for name in metrics if name not in frame]
+        if lacking or not metrics:
+            raise ClipnotesError(f"The metrics are {', '.join(map(repr, metrics)) or 'none'}, but must be columns of the "
+                                 f"frame, which has {', '.join(map(str, frame))}.")
+        twice = [name for name in frame if name in keys]
+        if twice:
+            raise ClipnotesError(f"The key {twice[0]!r} is a column of the frame and an argument: leave out one of them.")
+        for row in frame.to_dict("records"):
+            shared = keys | {name: value for name, value in row.items() if name not in metrics}
+            for metric in metrics:
+                if not pd.isna(row[metric]):
+                    self.record(metric=metric, value=row[metric], **shared)
 
     @property
     def records(self):
@@ -201,22 +187,26 @@ class Run:
         """Mark the run complete and say where its results lie. Belongs into the last cell."""
         self.flush()
         seconds = round(time.perf_counter() - self._began, 1)
-        self._facts |= {"status": "complete", "seconds": seconds}
+        self._facts |= {"status": "finished" if self._headless else "complete", "seconds": seconds}
         self._write_facts()
         # the seconds stay in run.json, so that the committed notebook does not change with every run
         show(
             f"{self.notebook.name} is complete. Records: {len(self._rows)}. Figures: {len(self._figures)}. "
             f"Results: {short_path(self.out)}"
         )
+        if get_ipython() is None:  # no cell that may be run again
+            _release()
 
     def flush(self):
         """Write results.csv with all records so far."""
-        with atomic_write(self.out / "results.csv") as stream:
+        with atomic_write(self.out / RESULTS) as stream:
             self.records.to_csv(stream, index=False, lineterminator="\n")
         self._unsaved = False
+        if self._facts["status"] == "complete":  # a cell that is run again after the last one
+            self._write_facts()
 
     def _check_figure(self, id, alt, data):
-        if not re.fullmatch(r"[a-z0-9_]+", id):
+        if not re.fullmatch(run_folder.FIGURE_ID, id):
             raise ClipnotesError(
                 f"The figure id is {id!r}; use lower-case letters, digits and underscores only."
             )
@@ -233,15 +223,16 @@ class Run:
 
     def _remove_old_files(self):
         """Remove what an earlier run left here, and nothing else that a chosen folder may hold."""
-        for name in read_facts(self.out).get("files", []):
-            if re.fullmatch(r"results\.csv|figures/[a-z0-9_]+\.(png|svg|csv)", name):
-                (self.out / name).unlink(missing_ok=True)
+        for name in set(read_facts(self.out).get("files", {})) - {run_folder.NOTEBOOK}:  # a reader may be working in that
+            (self.out / name).unlink(missing_ok=True)
 
     def _write_facts(self):
-        names = [f"figures/{id}.{kind}" for id in self._figures for kind in ("png", "svg", "csv")]
+        names = [RESULTS, *(f"figures/{id}.{kind}" for id in self._figures for kind in run_folder.FIGURE_KINDS)]
+        whole = run_folder.seal(self.out, names) if self._facts["status"] == "complete" else {}
+        names += [run_folder.NOTEBOOK, run_folder.PAGE] * self._headless
         figures = [{key: f[key] for key in ("id", "alt", "caption")} for f in self._figures.values()]
         takeaways = [takeaway["text"] for takeaway in self._takeaways]
-        self._facts |= {"files": ["results.csv", *names], "figures": figures, "takeaways": takeaways}
+        self._facts |= {"files": dict.fromkeys(names) | whole, "figures": figures, "takeaways": takeaways}
         write_facts(self.out, self._facts)
 
     def _cell_begins(self, info):
@@ -257,7 +248,23 @@ class Run:
             self.flush()
 
 
-_followed = None
+_followed = _held = None  # the kernel's last run, and the lock on its folder
+
+
+def _hold(out):
+    """Hold a folder for this kernel, instead of the one before; one that it holds already may be started in again."""
+    global _held
+    if _held is None or Path(_held.lock_file).parent.resolve() != out.resolve():
+        lock = run_folder.take(out)
+        _release()
+        _held = lock
+
+
+def _release():
+    global _held
+    if _held is not None:
+        _held.release()
+    _held = None
 
 
 def _follow_cells(run):
@@ -272,9 +279,3 @@ def _follow_cells(run):
     shell.events.register("pre_run_cell", run._cell_begins)
     shell.events.register("post_run_cell", run._cell_ends)
     _followed = run
-
-
-def _short(value):
-    if isinstance(value, str) and Path(value).is_absolute():
-        return short_path(value)
-    return str(in_names(lambda name: f"folder:{short_name(name)}" if is_folder(name) else name, value))

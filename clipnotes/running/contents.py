@@ -1,8 +1,10 @@
 """The contents page of a study: each notebook's question, status, seconds and key figure."""
 
+import os
 from html import escape
 from pathlib import Path
 
+from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.series.notebooks import series
 from clipnotes.series.run_folder import read_facts
@@ -11,6 +13,7 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="clipnotes study">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>clipnotes: the study ({preset})</title>
 <style>
@@ -36,6 +39,17 @@ img {{ width: 16rem; height: auto; }}
 </body>
 </html>
 """
+
+
+def check_contents(out):
+    """ClipnotesError if OUT/index.html is not one that `write_contents` wrote."""
+    page = Path(out) / "index.html"
+    if not os.path.lexists(page):
+        return
+    mark = b'<meta name="generator" content="clipnotes study">'
+    if not page.is_file() or mark not in page.read_bytes()[:2000]:
+        raise ClipnotesError(f"{page} is there already, and no clipnotes study made it so: choose another folder, or add "
+                             "--force to overwrite it.")
 
 
 def write_contents(out, preset):

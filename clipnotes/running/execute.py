@@ -1,19 +1,23 @@
 """Run one notebook headlessly: papermill plus strictness, atomic results, a page with alternative texts."""
 
+import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import clipnotes
 from clipnotes.errors import ClipnotesError
 from clipnotes.folder_names import absolute_name, in_names
+from clipnotes.running.kernel import kernel_manager
 from clipnotes.running.page import write_page
+from clipnotes.series.notebooks import Notebook
 from clipnotes.series.parameters import check
-from clipnotes.series.run_folder import read_facts, write_facts
+from clipnotes.series.run_folder import NOTEBOOK, PAGE, RESULTS, damage, hold, read_facts, seal, write_facts
 
 
-def overrides(notebook, values, together=True):
-    """Return `values` (a dict) checked for `notebook`, files and image folders made absolute: they hold in any folder.
+def overrides(notebook: Notebook, values: dict, together: bool = True) -> dict:
+    """Return `values` checked for `notebook`, files and image folders made absolute: they hold in any folder.
 
     together: see `clipnotes.series.parameters.check`.
     """
@@ -24,26 +28,26 @@ def overrides(notebook, values, together=True):
     return {name: absolute(value) if name in files else value for name, value in in_names(absolute_name, checked).items()}
 
 
-def absolute(files):
+def absolute(files: str | list[str]) -> str | list[str]:
     """A file name, or a list of them, made absolute; the empty string stays."""
     if isinstance(files, list):
         return [absolute(name) for name in files]
     return str(Path(files).absolute()) if files else files
 
 
-def completed(notebook, parameters, out, page=True):
-    """Return the facts in OUT/run.json if this very run (see `same_run`) is complete there, every file in place, else None.
+def completed(notebook: Notebook, parameters: dict, out: str | Path, page: bool = True) -> dict | None:
+    """Return the facts in OUT/run.json if this very run (see `same_run`) is complete there, every file whole, else None.
 
     page: whether notebook.html is one of these files.
     """
     facts = read_facts(out)
     if facts.get("status") != "complete" or not same_run(notebook, parameters, facts):
         return None
-    names = ["notebook.ipynb", *["notebook.html"] * page, *facts["files"]]
-    return facts if all((Path(out) / name).is_file() for name in names) else None
+    there = {NOTEBOOK, *[PAGE] * page} <= set(facts["files"])
+    return facts if there and not damage(out) else None
 
 
-def same_run(notebook, parameters, facts):
+def same_run(notebook: Notebook, parameters: dict, facts: dict) -> bool:
     """Whether the facts of a run.json come from the notebook's code, all effective parameters and the package version of now.
 
     `out` itself is no matter: results may have been moved.
@@ -52,44 +56,54 @@ def same_run(notebook, parameters, facts):
     return (
         facts.get("code_hash") == notebook.code_hash
         and facts.get("versions", {}).get("clipnotes") == clipnotes.__version__
-        and facts.get("parameters", {}) | {"out": ""} == effective | {"out": ""}
+        and facts["parameters"] | {"out": ""} == effective | {"out": ""}
     )
 
 
-def run_notebook(notebook, parameters, out, leave_bar=True, progress=True, page=True, **engine):
+def run_notebook(notebook: Notebook, parameters: dict, out: str | Path, *, resume: bool = False, page: bool = True,
+                 progress: bool = True, leave_bar: bool = True, memory: float = math.inf, cwd: str | Path = "") -> dict:
     """Execute `notebook` with checked `parameters` (see `overrides`) and return the facts of OUT/run.json.
 
-    progress: show a bar of cells, which stays if leave_bar. page: write notebook.html, too. engine: further settings of
-    papermill's engine, nbclient. The facts' "status" is "complete", or "failed" with "error" as one line; the executed
-    notebook lies in OUT either way. The kernel starts in the current folder, with the interpreter that runs this.
+    resume: keep this very run where it is complete. page: write notebook.html, too. progress: show a bar of cells, which stays
+    if leave_bar. memory: bytes that it may take. cwd: the kernel's folder, the current one by default; its interpreter is the
+    one that runs this. The facts' "status" is "complete", or "failed" with "error" as one line; the executed notebook lies in
+    OUT either way. OUT is held while this runs. ClipnotesError: nothing can be written to OUT, or another run holds it.
     """
     out = Path(out)
     if "out" not in {parameter.name for parameter in notebook.parameters}:
         raise ClipnotesError(f'{notebook.name} has no parameter out: add `out: str = ""` to its parameters.')
-    old_files = read_facts(out).get("files", [])  # lab.start removes them
-    for name in ("notebook.ipynb", "notebook.html"):
+    with hold(out):
+        kept = resume and completed(notebook, parameters, out, page)
+        if kept:
+            return kept
+        began, manager = time.perf_counter(), kernel_manager(out, memory)
+        error = "stopped"
+        try:
+            facts = _begin(notebook, parameters, out)
+            bar = {"desc": notebook.name, "leave": leave_bar, "disable": None if progress else True}  # None: on a terminal only
+            _execute(notebook, facts["parameters"], out, progress_bar=bar, kernel_manager_class=manager,
+                     resources={"metadata": {"path": str(cwd)}} if cwd else {})
+            error = "" if read_facts(out).get("status") == "finished" else "the notebook never called run.finish()"
+        except Exception as exception:
+            error = manager.error or last_line(exception)
+        finally:  # also after Ctrl-C, which stops a whole study
+            # the seconds are all the time it took, with the start of the kernel and the imports
+            facts = _conclude(notebook, parameters, out, error, round(time.perf_counter() - began, 1), page)
+        return facts
+
+
+def _begin(notebook, parameters, out):
+    """Say in run.json that a run has begun, and whose files it may replace; return these facts."""
+    old_files = read_facts(out).get("files", {})  # lab.start removes them
+    for name in (NOTEBOOK, PAGE):
         (out / name).unlink(missing_ok=True)
-    values = parameters | {"out": out.as_posix()}
-    facts = {"notebook": notebook.name, "status": "running", "parameters": values, "files": old_files}
+    facts = {"notebook": notebook.name, "status": "running", "parameters": parameters | {"out": out.as_posix()},
+             "files": dict.fromkeys([*old_files, NOTEBOOK, PAGE, RESULTS])}
     write_facts(out, facts)
-    began = time.perf_counter()
-    try:
-        _execute(notebook, values, out, leave_bar, progress, engine)
-        error = None if read_facts(out)["status"] == "complete" else "the notebook never called run.finish()"
-    except BaseException as exception:
-        error = last_line(exception)
-        if not isinstance(exception, Exception):  # Ctrl-C stops a whole study
-            raise
-    finally:
-        # all the time it took, with the start of the kernel and the imports
-        facts = read_facts(out) | {"seconds": round(time.perf_counter() - began, 1)}
-        write_facts(out, facts | ({"status": "failed", "error": error} if error else {}))
-    if page:
-        write_page(out, notebook.question)
-    return read_facts(out)
+    return facts
 
 
-def _execute(notebook, values, out, leave_bar, progress, engine):
+def _execute(notebook, values, out, **engine):
     import papermill
 
     # A kernel that a user once registered as "python3" may belong to another environment; ours comes first.
@@ -97,24 +111,37 @@ def _execute(notebook, values, out, leave_bar, progress, engine):
     # numpy's and torch's threads, each waiting for work in a loop of its own, would take the cores from each other
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     partial = out / "notebook.partial.ipynb"
-    # disable=None: no bar where output does not go to a terminal
-    bar = {"desc": notebook.name, "leave": leave_bar, "disable": None if progress else True}
     try:
         papermill.execute_notebook(
             str(notebook.path),
             str(partial),
             parameters=values,
             kernel_name="python3",
-            progress_bar=bar,
             extra_arguments=["--log-level=CRITICAL"],  # the kernel's own chatter, such as on being interrupted when all is done
             **engine,
         )
     finally:
         if partial.exists():
-            os.replace(partial, out / "notebook.ipynb")
+            os.replace(partial, out / NOTEBOOK)
 
 
-def last_line(exception):
+def _conclude(notebook, parameters, out, error, seconds, page):
+    """Write the page, seal all files in run.json and return its facts, which say "failed" if the disk takes no more."""
+    facts = {"notebook": notebook.name, "parameters": parameters | {"out": out.as_posix()}} | read_facts(out)
+    facts |= {"seconds": seconds} | ({"status": "failed", "error": error} if error else {"status": "complete"})
+    try:
+        if page:
+            write_page(out, notebook.question)
+        facts["files"] = seal(out, [name for name in facts.get("files", {}) if (out / name).is_file()])
+        write_facts(out, facts)
+    except Exception as exception:
+        facts |= {"status": "failed", "error": facts.get("error", last_line(exception)), "files": {}}
+        with suppress(OSError):
+            write_facts(out, facts)
+    return facts
+
+
+def last_line(exception: BaseException) -> str:
     """The one line that says what went wrong: of the notebook's own error where there is one."""
     name = getattr(exception, "ename", type(exception).__name__)
     message = str(getattr(exception, "evalue", exception)).strip().splitlines()

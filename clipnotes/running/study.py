@@ -1,9 +1,8 @@
 """The series in order, headless: presets, resuming, a summary and a contents page."""
 
-import os
 import re
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -11,20 +10,25 @@ from tqdm import tqdm
 
 from clipnotes.errors import ClipnotesError, shown
 from clipnotes.paths import notebooks_dir
+from clipnotes.running.cluster import client_for
 from clipnotes.running.commit import commit_outputs
-from clipnotes.running.contents import write_contents
-from clipnotes.running.execute import completed, overrides, run_notebook
-from clipnotes.series.notebooks import find, series
+from clipnotes.running.contents import check_contents, write_contents
+from clipnotes.running.engine import Job, compute, with_bar
+from clipnotes.running.execute import completed, overrides
+from clipnotes.series.notebooks import Notebook, find, series
 from clipnotes.series.parameters import read_values
+from clipnotes.series.run_folder import hold, refuse_foreign
 
 
-def study(preset="pocket", only=(), resume=False, out="runs/study", update=False, jobs=1):
+def study(preset: str = "pocket", only: Iterable[str] = (), resume: bool = False, out: str | Path = "runs/study",
+          update: bool = False, jobs: int = 1, force: bool = False) -> list[dict]:
     """Run the notebooks of the series, each into OUT/NAME, and return the list of their facts.
 
     preset: a file of notebooks/presets. only: numbers or names, empty for all. resume: keep complete ones.
-    update: write the outputs back into the notebooks (see `commit_outputs`). jobs: notebooks at a time, each in a process
-    of its own; the longest start first, with the same numbers as one by one with as many threads. Everything is checked before
-    anything runs; a notebook that fails does not stop the rest. OUT/index.html is written after each one.
+    update: write the outputs back into the notebooks (see `commit_outputs`). jobs: notebooks at a time (see `compute`); one
+    alone runs in this process. force: overwrite files of another making. Everything is checked before anything runs; a notebook
+    that fails does not stop the rest. OUT/index.html is written after each one.
+    ClipnotesError: a bad preset or notebook, files of another making in OUT, or another command that works there.
     """
     notebooks = [find(key) for key in only] if only else series()
     if twice := [notebook.name for notebook in notebooks if notebooks.count(notebook) > 1]:
@@ -33,49 +37,41 @@ def study(preset="pocket", only=(), resume=False, out="runs/study", update=False
         raise ClipnotesError(
             f"There are no notebooks in {notebooks_dir()}: CLIPNOTES_NOTEBOOKS names another folder."
         )
-    settings = read_preset(preset)
-    out, results, waiting = Path(out), {}, []
+    settings, out = read_preset(preset), Path(out)
+    if not force:
+        check_contents(out)
+        for notebook in notebooks:
+            refuse_foreign(out / notebook.name)
+    with hold(out):
+        results, waiting = _sort(notebooks, settings, out, resume)
+        with client_for(len(waiting), jobs) as client:
+            for job, facts in with_bar(compute(waiting, client), len(notebooks), len(waiting), f"study ({preset})"):
+                results[job.notebook.name] = facts | {"kept": False}
+                if update and facts["status"] == "complete":
+                    commit_outputs(job.out / "notebook.ipynb", job.notebook.path)
+                _write_contents(out, preset)
+        _write_contents(out, preset)
+    return [results[notebook.name] for notebook in notebooks]
+
+
+def _sort(notebooks: list[Notebook], settings: dict, out: Path, resume: bool) -> tuple[dict, list[Job]]:
+    """({name: facts} of the notebooks that are kept, the others as jobs)."""
+    results, waiting = {}, []
     for notebook in notebooks:
         kept = completed(notebook, settings[notebook.name], out / notebook.name) if resume else None
         if kept:
             results[notebook.name] = kept | {"kept": True}
         else:
-            waiting.append((notebook, settings[notebook.name], out / notebook.name))
-    with tqdm(total=len(notebooks), initial=len(results), unit="notebook", desc=f"study ({preset})", disable=None) as bar:
-        for notebook, facts in run_all(waiting, jobs, bar):
-            results[notebook.name] = facts | {"kept": False}
-            if update and facts["status"] == "complete":
-                commit_outputs(out / notebook.name / "notebook.ipynb", notebook.path)
-            write_contents(out, preset)
-            bar.update()
-    write_contents(out, preset)
-    return [results[notebook.name] for notebook in notebooks]
+            waiting.append(Job(notebook, settings[notebook.name], out / notebook.name))
+    return results, waiting
 
 
-def run_all(waiting, jobs, bar):
-    """Yield (notebook, facts) of every (notebook, parameters, folder) when it is done, `jobs` of them at a time."""
-    if jobs == 1:
-        for notebook, parameters, folder in waiting:
-            bar.set_postfix_str(notebook.name)
-            yield notebook, run_notebook(notebook, parameters, folder, leave_bar=False)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        longest_first = sorted(waiting, key=lambda each: -each[0].facts.get("minutes", 0))  # none is left over alone
-        running = {pool.submit(run_beside_others, jobs, *each): each[0] for each in longest_first}
-        for future in as_completed(running):
-            bar.set_postfix_str(f"{running[future].name} done")
-            yield running[future], future.result()
-
-
-def run_beside_others(jobs, notebook, parameters, folder):
-    """`run_notebook` in one of `jobs` processes that share the cores.
-
-    Each has the threads that fall to it: more threads than cores wait for each other. Those that wait sleep, not spin. The
-    environment's own OMP_NUM_THREADS goes first.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return run_notebook(notebook, parameters, folder, progress=False)
+def _write_contents(out, preset):
+    """The page is worth a line, not the runs, where the disk takes no more."""
+    try:
+        write_contents(out, preset)
+    except OSError as error:
+        tqdm.write(f"{out / 'index.html'} could not be written: {error.strerror}.", file=sys.stderr)
 
 
 def summary(results):
@@ -84,7 +80,7 @@ def summary(results):
         {
             "notebook": facts["notebook"],
             "status": "complete (kept)" if facts["kept"] else facts["status"],
-            "seconds": facts["seconds"],
+            "seconds": facts.get("seconds", ""),
             "error": facts.get("error", ""),
         }
         for facts in results

@@ -1,30 +1,41 @@
-"""A share of memory for a notebook's kernel, watched from outside: who exceeds it is stopped, not the machine."""
+"""The kernel of a notebook that runs without a person: told which folder is held for it, and kept to its share of memory."""
 
+import math
+import os
 import time
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 
 import psutil
 from jupyter_client import AsyncKernelManager
 
+from clipnotes.series.run_folder import HELD
+
 INTERVAL = 0.5  # seconds between two looks
 
 
-def limited_manager(limit):
-    """A kernel manager class whose kernel is killed once it, its processes and this one hold more than `limit` bytes.
+def kernel_manager(out: Path, limit: float = math.inf) -> type[AsyncKernelManager]:
+    """A kernel manager class for one run, whose folder `out` this process holds.
 
-    Counted is resident memory. `error`, an attribute of the class, is None until then, afterwards one line. Nobody else
-    watches: for the operating system and for Dask a kernel is a process of its own.
+    Its kernel is killed once it, its processes and this one hold more than `limit` bytes of resident memory. `error`, an
+    attribute of the class, is None until then, afterwards one line. Nobody else watches: for the operating system and for Dask
+    a kernel is a process of its own.
     """
 
-    class LimitedKernelManager(AsyncKernelManager):
+    class RunKernelManager(AsyncKernelManager):
         error = None
+
+        async def _async_pre_start_kernel(self, **settings):
+            environment = settings.pop("env", os.environ) | {HELD: str(out.absolute())}
+            return await super()._async_pre_start_kernel(env=environment, **settings)
 
         async def _async_post_start_kernel(self, **settings):
             await super()._async_post_start_kernel(**settings)
-            Thread(target=_watch, args=(psutil.Process(self.provisioner.pid), limit, type(self)), daemon=True).start()
+            if limit < math.inf:
+                Thread(target=_watch, args=(psutil.Process(self.provisioner.pid), limit, type(self)), daemon=True).start()
 
-    return LimitedKernelManager
+    return RunKernelManager
 
 
 def _watch(kernel, limit, manager):
