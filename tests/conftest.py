@@ -13,6 +13,7 @@ import yaml
 from web_server import WebServer
 
 ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"  # numbers of the published implementations, see its README
 
 
 def pytest_collection_modifyitems(items):

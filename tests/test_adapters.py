@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import GOLDEN
 from safetensors.torch import load_file, save_file
 
 from clipnotes.backbone import AdaptedClip, Adapters, attach, load_clip
@@ -139,6 +140,31 @@ def test_a_resnet_is_corrected_after_each_stage(pixels):
             out = rn.model.visual.layer4(x)
         torch.testing.assert_close(out, y + 0.5 * part.up(F.relu(part.down(y))))
     assert (out - y).abs().max() > 1e-2
+
+
+def test_the_first_block_with_published_adapters():
+    """What the first block makes of the class token, with adapters off and on; the later blocks are alike."""
+    state = {k: v.float() for k, v in load_file(GOLDEN / "imo_adapter_weights.safetensors").items()}
+    learnt = {k.removeprefix("adapters."): state.pop(k) for k in list(state) if k.startswith("adapters.")}
+    config = json.loads((GOLDEN / "imo_adapter_config.json").read_text())
+    model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"] | {"layers": 1}, config["text_cfg"],
+                           quick_gelu=config["quick_gelu"]).eval()
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected and {k for k in missing if k.startswith("visual.")} == {
+        "visual.proj", "visual.ln_post.weight", "visual.ln_post.bias"}  # after the block
+    tokens = []
+    model.visual.ln_post.register_forward_pre_hook(lambda module, args: tokens.append(args[0][:, 0]))
+    with np.load(GOLDEN / "imo_adapter.npz", allow_pickle=False) as golden, torch.no_grad():
+        images = torch.from_numpy(golden["images"])
+        model.encode_image(images)
+        near(tokens.pop(), golden["cls_token_off"])
+        for scale, name in ((0.03, "on_scale003"), (0.1, "on_scale01")):
+            adapters = Adapters(model.visual, width=16, scale=scale).eval()
+            adapters.load_state_dict(learnt)
+            with adapters.attached(model.visual):
+                model.encode_image(images)
+            near(tokens.pop(), golden[f"cls_token_{name}"])
+        assert np.abs(golden["cls_token_on_scale01"] - golden["cls_token_off"]).max() > 0.01
 
 
 def golden_model(folder):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,9 +37,9 @@ def close(ours, theirs, atol):
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
+def golden():
     def load(name):
-        with np.load(shared / "golden" / f"{name}.npz", allow_pickle=False) as file:
+        with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
             return {key: torch.from_numpy(file[key]) for key in file.files}
 
     return load
@@ -101,7 +102,6 @@ def rows_of(z, kind, part, n, dtype=torch.float32):
         ("tail_correct", 150, "", None, torch.float32, 2e-3),
         ("tail_reference", 150, "", "reference", torch.float32, 2e-3),
         ("full_f64", 200, "", None, torch.float64, 1e-4),  # rows unit to float32 only, see above
-        ("tail_correct_f64", 150, "", None, torch.float64, 1e-4),
     ],
 )
 def test_tip_x_logits(golden, kind, case, n, labels, compat, dtype, atol):
@@ -119,11 +119,7 @@ def test_tip_x_affinities(golden):
                                 for k in ("cache_keys", "test_features", "val_features"))
     kl = kl_affinity(log_test, log_q)
     assert kl.dtype == torch.float64
-    close(kl, z["kl_full"], 2e-6)
     close(kl, z["kl_full_f64"], 1e-6)
-    close(kl[:150], z["kl_tail_correct"], 2e-6)
-    close(kl[:100], z["kl_tail_reference"][:100], 2e-6)
-    close(kl_affinity(log_val, log_q)[:100], z["val_kl_full"], 2e-6)
     close(kl_affinity(log_val, log_q), z["val_kl_tail_correct"], 2e-6)
     for kind, case, n, compat in (("tx", "full", 200, None), ("txpp", "full", 200, None), ("tx", "tail_correct", 150, None),
                                   ("txpp", "tail_reference", 150, "reference"), ("tx", "tail_reference", 150, "reference")):

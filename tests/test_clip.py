@@ -8,6 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import GOLDEN
 from open_clip import factory
 from PIL import Image
 from safetensors.torch import save_file
@@ -168,8 +169,8 @@ def test_a_classifier_is_the_mean_over_templates_of_unit_features(clip):
     assert torch.equal(weights, classifier(clip, CLASSES, TEMPLATES))
 
 
-def test_published_ensembles(shared):
-    with np.load(shared / "golden" / "zero_shot.npz", allow_pickle=False) as golden:
+def test_published_ensembles():
+    with np.load(GOLDEN / "zero_shot.npz", allow_pickle=False) as golden:
         weights = ensemble(golden["template_text_features"])
         assert np.allclose(weights, golden["class_weights"], atol=1e-6)
         assert np.allclose(weights, golden["class_weights_coop"], atol=1e-6)

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from conftest import GOLDEN
 
 import clipnotes
 
@@ -80,3 +81,10 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_the_package_itself_imports_nothing_heavy():
     assert not list(imports(PACKAGE / "__init__.py"))
     assert not [line for line in (PACKAGE / "__init__.py").read_text().splitlines() if line.startswith(("import", "from"))]
+
+
+def test_golden_numbers_travel_light_and_are_described():
+    files = [path for path in GOLDEN.iterdir() if path.name != "README.md"]
+    text = (GOLDEN / "README.md").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in files) <= 1_500_000
+    assert not [path.name for path in files if f"`{path.name}`" not in text]

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import GOLDEN
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.losses import gce_loss, gce_losses, loss_function
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    with np.load(shared / "golden" / "gce.npz", allow_pickle=False) as file:
+def golden():
+    with np.load(GOLDEN / "gce.npz", allow_pickle=False) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import GOLDEN
 from sklearn.linear_model import LogisticRegression
 
 from clipnotes.data import FeatureBank
@@ -31,8 +32,8 @@ def problem(n=70, c=5, d=12, views=None, seed=0, dtype=torch.float64):
 # --- the recipe ---------------------------------------------------------------------------------------------------
 
 
-def test_learning_rates_are_the_published_ones(shared):
-    with np.load(shared / "golden" / "coop_prompt.npz", allow_pickle=False) as file:
+def test_learning_rates_are_the_published_ones():
+    with np.load(GOLDEN / "coop_prompt.npz", allow_pickle=False) as file:
         for epochs in (10, 50):
             ours = [learning_rate(epoch, epochs) for epoch in range(1, epochs + 1)]
             assert np.allclose(ours, file[f"lr_{epochs}_epochs"], rtol=0, atol=1e-15)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +18,10 @@ def says(message):
 
 
 @pytest.mark.parametrize("scores", ["probabilities", "logits"])
-def test_published_selection(shared, scores):
-    with np.load(shared / "golden" / "upl_topk.npz", allow_pickle=False) as file:
+def test_published_selection(scores):
+    with np.load(GOLDEN / "upl_topk.npz", allow_pickle=False) as file:
         scores = file[scores]
-    record = json.loads((shared / "golden" / "upl_topk.json").read_text())
+    record = json.loads((GOLDEN / "upl_topk.json").read_text())
     for k in record["K"]:
         expected = record["results"][f"probabilities_in/K={k}"]
         chosen = select_pseudo_labels(scores, None if k == -1 else k)
