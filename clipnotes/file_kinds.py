@@ -18,7 +18,7 @@ STARTS = {  # first bytes, and what begins with them
     b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle",
     b"\x80\x05": "a Python pickle",
 }
-HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml")
+HTML = (b"<!doctype html", b"<html", b"<head")
 
 
 def stand_in(path: str | Path) -> str | None:

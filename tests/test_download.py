@@ -295,6 +295,27 @@ def test_notes_beside_a_part_that_are_none_start_it_afresh(web, tmp_path, conten
     assert download(url, tmp_path / "a.bin", progress=False).read_bytes() == BODY
 
 
+PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+
+
+@pytest.mark.parametrize("body, words", [(PAGE, "is a web page"), (POINTER, "is a pointer of Git LFS"), (b"", "is an empty")])
+def test_a_page_in_a_files_place_is_not_kept(web, tmp_path, body, words):
+    web.files["/a.json"] = body
+    with says(f"what came from http://.*/a.json {words}.*; it was removed. Try again, or get a.json elsewhere", DownloadError):
+        download(f"{web.address}/a.json", tmp_path / "a.json", progress=False)
+    assert names(tmp_path) == []
+    (tmp_path / "a.json").write_bytes(body)  # saved by hand
+    with says(f"a.json {words}.*; remove it, and it is fetched again from http", DownloadError):
+        download(f"{web.address}/a.json", tmp_path / "a.json", progress=False)
+    download(f"{web.address}/a.json", tmp_path / "b.json", sha256=hashlib.sha256(body).hexdigest(), progress=False)
+
+
+def test_a_web_page_that_is_meant_is_kept(web, tmp_path):
+    web.files["/a.html"] = PAGE
+    assert download(f"{web.address}/a.html", tmp_path / "a.html", progress=False).read_bytes() == PAGE
+
+
 # --- what the operating system refuses ----------------------------------------------------------------------------
 
 
@@ -663,6 +684,24 @@ def test_a_data_set_is_fetched_once(web, tmp_path, capsys):
     assert cli(capsys, "check", manifest, "--data-root", root)[0] == 0
     code, out, _ = cli(capsys, "fetch", manifest, "--data-root", root)
     assert (code, out) == (0, f"pets is here, in {root}; nothing to fetch.\n") and len(web.requests) == 2
+
+
+def test_what_stands_in_an_images_place_is_said_by_the_check(web, tmp_path, capsys):
+    manifest, root = pets(web, tmp_path), tmp_path / "data"
+    assert cli(capsys, "fetch", manifest, "--data-root", root)[0] == 0
+    (root / "pets" / "images" / "cat" / "1.jpg").write_bytes(POINTER)
+    (root / "pets" / "images" / "dog" / "2.jpg").write_bytes(PAGE)
+    code, _, err = cli(capsys, "check", manifest, "--data-root", root)
+    assert code == 1 and "train: image" in err and "1.jpg is a pointer of Git LFS; the large file" in err
+    assert "2.jpg is a web page (HTML)" in err
+
+
+def test_a_fetch_into_an_impossible_place_is_one_sentence(web, tmp_path, capsys):
+    manifest = pets(web, tmp_path)
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        code, _, err = cli(capsys, "fetch", manifest, "--data-root", root)
+        assert code == 1 and err.count("\n") == 1 and ("file" in err or "xxx" in err), err
 
 
 def test_a_fetch_goes_on_after_a_failure_and_unpacks_once(web, tmp_path, capsys, monkeypatch):

@@ -228,7 +228,7 @@ def test_every_way_of_being_broken_is_seen(world, tmp_path):
     problems = rebuild(tmp_path / "list.csv", tmp_path / "out", images_csv=world.csvs[0])
     assert set(pd.read_csv(tmp_path / "out" / "open_images.csv")["ImageID"]) == good
     assert {sentence.split()[0] for sentence in problems} == set(world.single) - good
-    for reason in ("HTTP 404", "is not a whole JPEG image (a PNG file)", "Truncated", "cannot identify"):
+    for reason in ("HTTP 404", "is not a whole JPEG image (a PNG file)", "Truncated", "is a web page"):
         assert sum(reason in sentence for sentence in problems) >= len(problems) // 4 - 1
 
 
@@ -331,6 +331,17 @@ def test_listed_images_are_never_replaced(world, tmp_path):
         ("ImageID,DisplayName,URL\n../../evil,Cat,http://a\n", "image id '../../evil'"),
         ("ImageID,DisplayName,URL,Split\n0000000000000001,Cat,http://a,all\n", "has the split 'all'; splits are train, val"),
         ("ImageID,Name\n0000000000000001,Cat\n", "list.csv has no column DisplayName; a list of images needs both"),
+        ("ImageID,DisplayName,URL\n/etc/passwd00000,Cat,http://a\n", "image id '/etc/passwd00000'"),
+        ("ImageID,DisplayName,URL\n00 00 00 0000 01,Cat,http://a\n", "image id '00 00 00 0000 01'"),
+        ("ImageID,DisplayName,URL\n0000000000000001,,http://a\n,Cat,http://a\n",
+         "no DisplayName in 2 rows, the first of which is row 1"),
+        ("ImageID,DisplayName,URL\n000000000000000a,Cat,http://a\n000000000000000A,Dog,http://a\n",
+         "names 1 images twice with different classes, splits or addresses, such as 000000000000000a; keep one row of each"),
+        ("ImageID,DisplayName,URL,Split\n0000000000000001,Cat,http://a,train\n0000000000000001,Cat,http://a,val\n",
+         "names 1 images"),
+        ("<!DOCTYPE html><html>Log in</html>", "list.csv cannot be read .*it is a web page"),
+        ("", "list.csv cannot be read as this file of Open Images .it is an empty file"),
+        ("ImageID,DisplayName\n\"0000", "list.csv cannot be read|no DisplayName in 1 rows"),
     ],
 )
 def test_lists_that_are_none(tmp_path, text, message):
@@ -340,10 +351,61 @@ def test_lists_that_are_none(tmp_path, text, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_there_already_must_be_the_listed_image(world, tmp_path):
+    build(world, tmp_path / "one")
+    list_csv, two = tmp_path / "one" / "open_images.csv", tmp_path / "two"
+    listed = pd.read_csv(list_csv, dtype=str)
+    whole, other = (two / "images" / image_path(row) for row in listed.head(2).to_dict("records"))
+    assert rebuild(list_csv, two) == []
+    right = whole.read_bytes()
+    other.write_bytes(jpeg(10**6))
+    whole.write_bytes(right[:-50])
+    problems = rebuild(list_csv, two)
+    assert len(problems) == 1 and "has sha256" in problems[0] and str(other) in problems[0] and "remove it" in problems[0]
+    assert whole.read_bytes() == right  # fetched again
+
+
+def test_rows_without_a_checksum_or_with_a_bad_address(world, tmp_path):
+    chosen = sorted(world.single)[:4]
+    urls = [f"{world.address}/o/{chosen[0]}.jpg", "file:///etc/passwd", None, f"{world.address}/o/{chosen[3]}.jpg"]
+    table = pd.DataFrame({"ImageID": chosen, "DisplayName": "Cat " + "x" * 400, "URL": urls,
+                          "SHA256": [None, None, None, "no"]})
+    table.to_csv(tmp_path / "list.csv", index=False)
+    problems = rebuild(tmp_path / "list.csv", tmp_path / "out")
+    assert len(problems) == 3 and [sentence.split()[0] for sentence in problems] == chosen[1:]
+    assert "address 'file:///etc/passwd' cannot be fetched" in problems[0] and "address 'nan'" in problems[1]
+    assert pd.read_csv(tmp_path / "out" / "open_images.csv")["ImageID"].tolist() == [chosen[0]]
+
+
+def test_a_label_of_two_names_is_refused(world, tmp_path):
+    with open(world.csvs[2], "a") as file:
+        file.write("/m/00,Tiger\n")
+    with says("classes.csv names label /m/00 twice, as 'Cat' and 'Tiger'; keep one"):
+        build(world, tmp_path / "out")
+
+
+def test_a_folder_without_a_name_is_refused(world, tmp_path, monkeypatch):
+    with says("out = / is no folder that can be made"):
+        build(world, "/")
+    (tmp_path / "open" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "open" / "below")
+    build(world, "..")
+    assert yaml.safe_load((tmp_path / "open" / "open_images.yaml").read_text())["source"]["images"] == "open/images"
+
+
+def test_an_impossible_place_is_one_sentence(world, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    images, labels, classes = world.csvs
+    for out in (tmp_path / "file" / "out", tmp_path / ("x" * 300)):
+        code, _, err = cli(capsys, "open-images", "--images-csv", images, "--labels-csv", labels, "--classes-csv", classes,
+                           "--n-classes", 2, "--per-class", 4, "--out", out)
+        assert code in (1, 2) and "Traceback" not in err and err.splitlines()[-1].count(": ") >= 1, err
+
+
 def test_no_class_name_leaves_the_folder():
-    for name in ("../..", "/etc", "a/b", "..", "Zebra, plains", "C:\\x"):
+    for name in ("../..", "/etc", "a/b", "..", "Zebra, plains", "C:\\x", "x" * 1000):
         path = Path(image_path({"DisplayName": name, "ImageID": "0" * 16}))
-        assert len(path.parts) == 2 and ".." not in path.parts and not path.is_absolute()
+        assert len(path.parts) == 2 and len(path.parts[0]) <= 100 and ".." not in path.parts and not path.is_absolute()
 
 
 @pytest.mark.parametrize(

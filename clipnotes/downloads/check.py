@@ -5,12 +5,13 @@ import itertools
 import os
 from pathlib import Path
 
-from clipnotes.data.manifests import SPLITS, load_manifest
+from clipnotes.data.manifests import SPLITS, Manifest, load_manifest
 from clipnotes.data.sources import image_folder
 from clipnotes.errors import ClipnotesError
+from clipnotes.file_kinds import stand_in
 
 
-def check_dataset(name, data_root="data"):
+def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
     """Problems of a data set on this machine, one sentence each; an empty list means that it is complete.
 
     Counts of images and classes are held against the manifest and every image file is opened.
@@ -36,11 +37,12 @@ def check_dataset(name, data_root="data"):
             try:
                 open_image(image)
             except ClipnotesError as error:
-                problems.append(f"{split}: {error}")
+                instead = stand_in(image) if os.path.isfile(image) and os.access(image, os.R_OK) else None
+                problems.append(f"{split}: image {image} is {instead}" if instead else f"{split}: {error}")
     return problems
 
 
-def size_in_words(manifest, data_root, most=20_000):
+def size_in_words(manifest: Manifest, data_root: str | Path, most: int = 20_000) -> str:
     """How large a data set is here, or how much there is to download; files are counted up to `most`, to be quick."""
     if manifest.built_in:
         return "nothing to download"
@@ -54,6 +56,6 @@ def size_in_words(manifest, data_root, most=20_000):
     return f"{'at least ' if len(sizes) == most else ''}{megabytes(sum(sizes))} on disk"
 
 
-def megabytes(n_bytes):
+def megabytes(n_bytes: float) -> str:
     """Bytes in MB, to a tenth below 10."""
     return f"{n_bytes / 1e6:,.{0 if n_bytes >= 1e7 else 1}f} MB"

@@ -16,9 +16,11 @@ import requests
 from tqdm.auto import tqdm
 
 from clipnotes.errors import ClipnotesError, in_words
+from clipnotes.file_kinds import stand_in
 
 PIECE = 1 << 16   # bytes read at a time
 TIMEOUT = 30      # seconds without an answer or a further byte
+HTML = ("html", "htm")
 PAUSE = 1.0       # seconds before the second attempt; doubled for each further one
 
 
@@ -214,7 +216,10 @@ def resume_point(url: str, part: Path) -> tuple[int, int | None, dict]:
 
 
 def mismatch(path: Path, expected: dict) -> str | None:
-    """What is wrong with a file, in words; None where size and checksums are the expected ones (None: any)."""
+    """What is wrong with a file, in words; None where size and checksums are the expected ones (None: any).
+
+    Without a checksum, a web page in its place (servers answer with one where they ask for a login) is wrong, too.
+    """
     if expected["size"] is not None and path.stat().st_size != expected["size"]:
         return f"has {path.stat().st_size} bytes, but {expected['size']} were expected"
     for kind in ("sha256", "md5"):
@@ -223,6 +228,9 @@ def mismatch(path: Path, expected: dict) -> str | None:
                 found = hashlib.file_digest(file, kind).hexdigest()
             if found != expected[kind].lower():
                 return f"has {kind} {found}, but {expected[kind]} was expected"
+    unchecked = not (expected["sha256"] or expected["md5"]) and path.name.removesuffix(".part").rpartition(".")[2] not in HTML
+    if unchecked and (instead := stand_in(path)):
+        return f"is {instead}"
     return None
 
 

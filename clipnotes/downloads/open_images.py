@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from clipnotes.data.manifests import SPLITS
-from clipnotes.downloads.download import DownloadError, UnreachableError, download
+from clipnotes.downloads.download import DownloadError, UnreachableError, download, mismatch, refusals
 from clipnotes.downloads.open_images_draw import DETAILS, draw_candidates, image_numbers, reading, with_details
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write, lock
@@ -26,8 +27,9 @@ GIVE_UP = 20  # addresses in a row without any answer: then it is the network, n
 LIST = ["ImageID", "DisplayName", "Split", "URL", "SHA256", *DETAILS]
 
 
-def build_subset(images_csv, labels_csv, classes_csv, n_classes, per_class, out, seed=1, exclude=(), report=print,
-                 progress=True):
+def build_subset(images_csv: str | Path, labels_csv: str | Path, classes_csv: str | Path, n_classes: int, per_class: int,
+                 out: str | Path, seed: int = 1, exclude: Iterable[str] = (), report: Callable[[str], object] = print,
+                 progress: bool = True) -> list[str]:
     """Draw n_classes classes and per_class training images of each, fetch them into the folder `out`; returns problems.
 
     For each class a tenth as many images, at least one, become the validation split. An image that cannot be had makes way
@@ -37,12 +39,12 @@ def build_subset(images_csv, labels_csv, classes_csv, n_classes, per_class, out,
     """
     if n_classes < 1 or per_class < 1:
         raise ClipnotesError(f"{n_classes} classes of {per_class} images were asked for; both numbers must be 1 or more")
-    wanted = per_class + max(1, per_class // 10)
-    candidates = draw_candidates(images_csv, labels_csv, classes_csv, n_classes, wanted, seed, exclude, Path(out).parent,
+    out, wanted = named_folder(out), per_class + max(1, per_class // 10)
+    candidates = draw_candidates(images_csv, labels_csv, classes_csv, n_classes, wanted, seed, exclude, out.parent,
                                  report, progress)
     left_out = f", without the class names of {', '.join(exclude)}" if exclude else ""
     notes = f"{n_classes} classes with {per_class} training images each, drawn with seed {seed}{left_out}."
-    with lock(Path(out)):
+    with refusals(out), lock(out):
         got, failed = fetch_images(candidates, dict.fromkeys(candidates["DisplayName"], wanted), out, progress)
         if failed:
             some = "".join(f"\n    {sentence}" for sentence in failed[:SHOWN]) + ("\n    ..." if failed[SHOWN:] else "")
@@ -54,20 +56,29 @@ def build_subset(images_csv, labels_csv, classes_csv, n_classes, per_class, out,
             for name in dict.fromkeys(candidates["DisplayName"]) if counts[name] < wanted]
 
 
-def rebuild_subset(list_csv, out, images_csv=None, report=print, progress=True):
+def rebuild_subset(list_csv: str | Path, out: str | Path, images_csv: str | Path | None = None,
+                   report: Callable[[str], object] = print, progress: bool = True) -> list[str]:
     """Fetch exactly the images of a list into the folder `out`; returns problems: a sentence for each that cannot be had.
 
     list_csv: the `open_images.csv` of another subset, or any CSV with the columns ImageID and DisplayName (the class).
     Without a column URL, images_csv says where the images are; without Split, all are for training; with SHA256, images
-    must be the same to the bit.
+    must be the same to the bit, those that are there already, too. ClipnotesError for a list with rows that lack an id or a
+    class, or that names one image twice in different ways.
     """
+    out = named_folder(out)
     with reading(list_csv):
         rows = pd.read_csv(list_csv, dtype=str, usecols=lambda column: column in LIST)
     if missing := {"ImageID", "DisplayName"} - set(rows):
         raise ClipnotesError(f"{list_csv} has no column {' and no '.join(sorted(missing))}; a list of images needs both "
                              "ImageID and DisplayName")
-    rows = rows.drop_duplicates("ImageID").dropna(subset=["ImageID", "DisplayName"])
+    if (empty := rows[["ImageID", "DisplayName"]].isna().any(axis=1)).any():
+        raise ClipnotesError(f"{list_csv} has no ImageID or no DisplayName in {empty.sum()} rows, the first of which is row "
+                             f"{empty.argmax() + 1}; fill them in or remove them")
     image_numbers(rows["ImageID"])  # an error for ids that are none
+    rows = rows.assign(ImageID=rows["ImageID"].str.lower()).drop_duplicates()
+    if (twice := rows["ImageID"][rows["ImageID"].duplicated()]).size:
+        raise ClipnotesError(f"{list_csv} names {len(twice)} images twice with different classes, splits or addresses, such as "
+                             f"{twice.iloc[0]}; keep one row of each")
     problems = []
     if "URL" not in rows:
         if images_csv is None:
@@ -79,13 +90,22 @@ def rebuild_subset(list_csv, out, images_csv=None, report=print, progress=True):
         rows["Split"] = "train"
     if wrong := set(rows["Split"]) - set(SPLITS):
         raise ClipnotesError(f"{list_csv} has the split {sorted(map(str, wrong))[0]!r}; splits are {', '.join(SPLITS)}")
-    with lock(Path(out)):
+    with refusals(out), lock(out):
         got, failed = fetch_images(rows, Counter(rows["DisplayName"]), out, progress)
         write_subset(got, out, f"Rebuilt from the list {Path(list_csv).name}.", report)
     return problems + failed
 
 
-def fetch_images(candidates, wanted, out, progress=True):
+def named_folder(out: str | Path) -> Path:
+    """The folder to make, absolute; its name becomes part of the manifest. ClipnotesError for the root of the file system."""
+    folder = Path(os.path.abspath(out))
+    if not folder.name:
+        raise ClipnotesError(f"out = {folder} is no folder that can be made; name a new one below it")
+    return folder
+
+
+def fetch_images(candidates: pd.DataFrame, wanted: dict[str, int], out: Path,
+                 progress: bool = True) -> tuple[pd.DataFrame, list[str]]:
     """(rows of the images that are in `out` now, in order, with their SHA256; a sentence for each that could not be had).
 
     wanted: {class: number of images}. Of every class the first ones are tried, then as many further ones as have failed.
@@ -100,7 +120,7 @@ def fetch_images(candidates, wanted, out, progress=True):
                     silent = silent + 1 if isinstance(result, UnreachableError) else 0
                     if silent == GIVE_UP:
                         raise result
-                    if isinstance(result, DownloadError):
+                    if isinstance(result, ClipnotesError):
                         failed.append(f"{row['ImageID']} ({row['DisplayName']}): {result}")
                         continue
                     got.append(row | {"SHA256": result})
@@ -115,43 +135,49 @@ def fetch_images(candidates, wanted, out, progress=True):
     return pd.DataFrame(sorted(got, key=lambda row: order[row["ImageID"]])), failed
 
 
-def try_image(row, out):
-    """The sha256 of a row's image, fetched if it is not there, or the DownloadError that kept it away."""
-    path = Path(out) / "images" / image_path(row)
+def try_image(row: dict, out: Path) -> str | ClipnotesError:
+    """The sha256 of a row's image, fetched if it is not there whole, or the error that kept it away."""
+    path = out / "images" / image_path(row)
+    expected = {"size": None, "sha256": row.get("SHA256"), "md5": None}
+    expected = {kind: value if isinstance(value, str) else None for kind, value in expected.items()}  # not pandas' NaN
     try:
-        if not path.is_file():
-            fetched = download(row["URL"], path.with_suffix(".new"), sha256=row.get("SHA256"), attempts=3, progress=False)
-            check_jpeg(fetched, row["URL"])
-            os.replace(fetched, path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except DownloadError as error:
+        with refusals(path):
+            if path.is_file() and jpeg_problem(path):
+                path.unlink()  # damaged since it was fetched
+            if not path.is_file():
+                fetched = download(row["URL"], path.with_suffix(".new"), **expected, attempts=3, progress=False)
+                if problem := jpeg_problem(fetched):
+                    fetched.unlink()
+                    raise DownloadError(f"{row['URL']} is not a whole JPEG image ({problem})")
+                os.replace(fetched, path)
+            elif problem := mismatch(path, expected):
+                raise DownloadError(f"{path} {problem}; remove it, and it is fetched again")
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+    except ClipnotesError as error:
         return error
 
 
-def image_path(row):
-    """CLASS/ID.jpg, with nothing in the class name that a file system may dislike."""
-    return f"{re.sub(r'[^0-9A-Za-z-]+', '_', row['DisplayName'])}/{row['ImageID']}.jpg"
+def image_path(row: dict) -> str:
+    """CLASS/ID.jpg, with nothing in the class name that a file system may dislike, at most 100 characters of it."""
+    return f"{re.sub(r'[^0-9A-Za-z-]+', '_', row['DisplayName'])[:100]}/{row['ImageID']}.jpg"
 
 
-def check_jpeg(path, url):
-    """DownloadError, and the file is gone, where it is not a whole JPEG: photo sites answer with a picture saying so."""
+def jpeg_problem(path: Path) -> str | None:
+    """Why a file is not a whole JPEG, None where it is: photo sites answer with a picture saying that one is gone."""
     try:
         with Image.open(path) as image:
             image.load()
-            if image.format not in ("JPEG", "MPO"):  # the latter holds several
-                raise ValueError(f"a {image.format} file")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        path.unlink()
-        raise DownloadError(f"{url} is not a whole JPEG image ({error})") from error
+            return None if image.format in ("JPEG", "MPO") else f"a {image.format} file"  # the latter holds several
+    except Exception as error:  # Pillow raises anything for damaged files
+        return str(error) or type(error).__name__
 
 
-def write_subset(rows, out, notes, report=print):
+def write_subset(rows: pd.DataFrame, out: Path, notes: str, report: Callable[[str], object] = print) -> None:
     """Write what makes the images of `out` a data set, from the rows of its images.
 
     open_images.csv is the list to rebuild it from and names authors and licences; split_open_images.json is the split in
     CoOp's format; open_images.yaml, written last, is the manifest, for the folder above `out` as data root.
     """
-    out = Path(out)
     classes = list(dict.fromkeys(rows["DisplayName"]))
     split = {name: [[image_path(row), classes.index(row["DisplayName"]), row["DisplayName"]] for row in
                     rows[rows["Split"] == name].to_dict("records")] for name in SPLITS}
@@ -159,7 +185,7 @@ def write_subset(rows, out, notes, report=print):
         rows.reindex(columns=LIST).to_csv(file, index=False)
     with atomic_write(out / "split_open_images.json") as file:
         json.dump(split, file, indent=0)
-    folder = out.absolute().name
+    folder = out.name
     manifest = {
         "name": "open_images",
         "title": f"Open Images, {len(classes)} classes",
@@ -177,4 +203,4 @@ def write_subset(rows, out, notes, report=print):
     with atomic_write(out / "open_images.yaml") as file:
         yaml.safe_dump(manifest, file, sort_keys=False, allow_unicode=True, width=120)
     counts = ", ".join(f"{name} {len(images)}" for name, images in split.items() if images)
-    report(f"{len(classes)} classes, {counts}: {out / 'open_images.yaml'} (data root {out.absolute().parent})")
+    report(f"{len(classes)} classes, {counts}: {out / 'open_images.yaml'} (data root {out.parent})")

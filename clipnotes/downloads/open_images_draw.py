@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from tqdm.auto import tqdm
 from clipnotes.data.manifests import load_manifest
 from clipnotes.data.tasks import load_task
 from clipnotes.errors import ClipnotesError
+from clipnotes.file_kinds import stand_in
 
 ROWS = 1_000_000  # of a CSV file in memory at a time
 POOL = 4          # candidates for every image that is wanted, since many addresses lead nowhere by now
 DETAILS = ["OriginalLandingURL", "License", "Author"]  # what the licence, CC BY, asks to keep
 
 
-def draw_candidates(images_csv, labels_csv, classes_csv, n_classes, wanted, seed, exclude=(), data_root="data", report=print,
-                    progress=True):
+def draw_candidates(images_csv: str | Path, labels_csv: str | Path, classes_csv: str | Path, n_classes: int, wanted: int,
+                    seed: int, exclude: Iterable[str] = (), data_root: str | Path = "data",
+                    report: Callable[[str], object] = print, progress: bool = True) -> pd.DataFrame:
     """Candidates for `wanted` images of each of n_classes drawn classes: a DataFrame, classes by name, best candidates first.
 
     Columns: ImageID, DisplayName, URL and `DETAILS`. An image is a candidate if people verified exactly one label as present
@@ -45,7 +48,7 @@ def draw_candidates(images_csv, labels_csv, classes_csv, n_classes, wanted, seed
     return with_details(pd.DataFrame(rows, columns=["ImageID", "DisplayName"]), images_csv, progress)
 
 
-def class_names(classes_csv):
+def class_names(classes_csv: str | Path) -> pd.Series:
     """Display names by label name (such as /m/01yrx), a Series; names that several labels share are left out."""
     columns = ["LabelName", "DisplayName"]
     with reading(classes_csv):
@@ -54,10 +57,14 @@ def class_names(classes_csv):
     names = table.drop_duplicates().set_index("LabelName")["DisplayName"].str.strip()
     if names.empty:
         raise ClipnotesError(f"{classes_csv} has no class; give Open Images' class-descriptions.csv (LabelName,DisplayName)")
+    if (twice := names.index[names.index.duplicated()]).size:
+        raise ClipnotesError(f"{classes_csv} names label {twice[0]} twice, as {' and '.join(map(repr, names[twice[0]]))}; "
+                             "keep one")
     return names[~names.str.casefold().duplicated(keep=False) & (names != "")]
 
 
-def overlapping(names, datasets, data_root="data", report=print):
+def overlapping(names: pd.Series, datasets: Iterable[str], data_root: str | Path = "data",
+                report: Callable[[str], object] = print) -> pd.Series:
     """Which of a Series of class names, bool, are classes of the named data sets; those found are reported.
 
     Only names are compared: "Dog" is no namesake of a data set of breeds. data_root: of sets whose own files name the classes.
@@ -71,14 +78,14 @@ def overlapping(names, datasets, data_root="data", report=print):
     return names.isin(list(found))
 
 
-def name_forms(name):
+def name_forms(name: str) -> set[str]:
     """A class name without case, spaces and punctuation, as it is and as singulars that it may be the plural of: a set."""
     bare = re.sub(r"[\W_]+", "", name.casefold())
     endings = {"s": "", "es": "", "ies": "y", "ves": "f"}
     return {bare} | {bare[:-len(end)] + single for end, single in endings.items() if bare.endswith(end)} - {""}
 
 
-def single_labels(labels_csv, progress=True):
+def single_labels(labels_csv: str | Path, progress: bool = True) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(ids of the images with exactly one verified label, ascending, uint64 [N]; its row in the names, [N]; label names)."""
     images, labels, codes = [], [], {}
     for piece in read_pieces(labels_csv, {"ImageID": str, "LabelName": "category", "Confidence": float}, progress):
@@ -98,13 +105,13 @@ def single_labels(labels_csv, progress=True):
     return images[starts][single], lowest[single], list(codes)
 
 
-def upright_images(images_csv, progress=True):
+def upright_images(images_csv: str | Path, progress: bool = True) -> np.ndarray:
     """Ids, uint64, of all images in a file that need no turning as far as is known."""
     pieces = read_pieces(images_csv, {"ImageID": str, "Rotation": float}, progress)
     return np.concatenate([image_numbers(piece["ImageID"][piece["Rotation"].fillna(0) == 0]) for piece in pieces])
 
 
-def with_details(rows, images_csv, progress=True):
+def with_details(rows: pd.DataFrame, images_csv: str | Path, progress: bool = True) -> pd.DataFrame:
     """Rows with the URL of each image (its small copy where there is one) and `DETAILS`; those not in the file fall out."""
     columns = dict.fromkeys(["ImageID", "OriginalURL", "Thumbnail300KURL", *DETAILS], str)
     pieces = [piece[piece["ImageID"].isin(rows["ImageID"])] for piece in read_pieces(images_csv, columns, progress)]
@@ -113,7 +120,7 @@ def with_details(rows, images_csv, progress=True):
     return rows.merge(found[["ImageID", "URL", *DETAILS]].dropna(subset="URL"), on="ImageID")
 
 
-def image_numbers(ids):
+def image_numbers(ids: pd.Series) -> np.ndarray:
     """Image ids of 16 hex digits, a Series, as uint64 [N]."""
     try:
         if not ids.str.len().eq(16).all():
@@ -125,19 +132,24 @@ def image_numbers(ids):
                              "000060e3121c7305") from error
 
 
-def read_pieces(path, columns, progress=True):
+def read_pieces(path: str | Path, columns: dict, progress: bool = True) -> Iterator[pd.DataFrame]:
     """Yield DataFrames of ROWS rows of a CSV file with the given columns {name: type}."""
     with reading(path), pd.read_csv(path, usecols=list(columns), dtype=columns, chunksize=ROWS) as pieces:
         yield from tqdm(pieces, desc=f"reading {Path(path).name}", unit=" million rows", leave=False, disable=not progress)
 
 
 @contextmanager
-def reading(path):
+def reading(path: str | Path) -> Iterator[None]:
     """ClipnotesError for a missing CSV file, and for one that is damaged or lacks columns."""
     if not Path(path).is_file():
         raise ClipnotesError(f"Open Images file {path} does not exist; get it from "
                              "https://storage.googleapis.com/openimages/web/download_v7.html")
     try:
+        if instead := stand_in(path):
+            raise ValueError(f"it is {instead}")
         yield
-    except (ValueError, EOFError) as error:  # pandas' own errors are of the first kind
-        raise ClipnotesError(f"{path} cannot be read as this file of Open Images ({error}); give the official one") from error
+    except ClipnotesError:
+        raise
+    except (ValueError, EOFError, OSError, OverflowError, MemoryError) as error:  # pandas' own errors are of the first kind
+        reason = " ".join(str(error).split())
+        raise ClipnotesError(f"{path} cannot be read as this file of Open Images ({reason}); give the official one") from error
