@@ -1,4 +1,4 @@
-"""Correlation of overlap change and accuracy change, with intervals over data sets."""
+"""Correlation of overlap reduction and gain in accuracy, with intervals over data sets."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def says(message):
 
 
 def runs(slope, noise, n_groups=10, per_group=6, seed=0):
-    """Rows of data sets: one overlap change a data set, accuracy changes that follow it, noise of data set and of row."""
+    """Rows of data sets: one overlap reduction a data set, gains that follow it, noise of data set and of row."""
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(n_groups), per_group)
     overlap = rng.normal(size=n_groups)[groups]
@@ -76,9 +76,9 @@ def test_chance_rarely_excludes_zero():
 def test_bad_input():
     x, y, groups = runs(1.0, 1.0)
     for given, message in [
-        ((x[:5], y, groups), r"^\(5,\) overlap changes, \(60,\) accuracy changes and \(60,\) groups do not fit; give one"),
-        ((np.where(groups == 0, np.nan, x), y, groups), "^6 rows of overlap_change are NaN or infinite; leave them out$"),
-        ((x, 0 * y, groups), "^accuracy_change is the same in all 60 rows, so nothing can correlate with it; give runs that"),
+        ((x[:5], y, groups), r"^\(5,\) overlap reductions, \(60,\) gains and \(60,\) groups do not fit; give one"),
+        ((np.where(groups == 0, np.nan, x), y, groups), "^6 rows of overlap_reduction are NaN or infinite; leave them out$"),
+        ((x, 0 * y, groups), "^gain is the same in all 60 rows, so nothing can correlate with it; give runs that"),
         ((x, y, groups % 2), "^rows of 2 data sets; a bootstrap over data sets needs three or more$"),
     ]:
         with says(message):

@@ -1,4 +1,4 @@
-"""Does the change in overlap go with the change in accuracy (paper A, claim 4)? Correlation over runs in groups."""
+"""Does less overlap go with more accuracy (paper A, claim 4)? Correlation over runs in groups."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ class Correlation:
     n_groups: int
 
 
-def correlation(overlap_change, accuracy_change, groups, draws=2000, level=0.95, seed=0):
+def correlation(overlap_reduction, gain, groups, draws=2000, level=0.95, seed=0):
     """Correlation of two changes over rows such as (data set, shots, seed), as a `Correlation`.
 
-    overlap_change, accuracy_change: [n], both corrected minus original: if less overlap brings accuracy, the correlation
-    is negative. groups: [n], the data set of each row. Rows of one data set share its images, so they are no
-    independent evidence: the bootstrap draws whole data sets, with replacement (percentile interval at `level`).
-    Draws in which either change is constant have no correlation and are left out.
+    overlap_reduction: [n], original minus corrected. gain: [n], accuracy corrected minus original; so the correlation is
+    positive if less overlap brings accuracy. groups: [n], the data set of each row. Rows of one data set share its images,
+    so they are no independent evidence: the bootstrap draws whole data sets, with replacement (percentile interval at
+    `level`). Draws in which either is constant have no correlation and are left out.
     Raises ClipnotesError for lengths that differ, NaN, fewer than three data sets and changes that are constant.
     """
-    x, y, groups = (np.asarray(values) for values in (overlap_change, accuracy_change, groups))
+    x, y, groups = (np.asarray(values) for values in (overlap_reduction, gain, groups))
     if not x.shape == y.shape == groups.shape or x.ndim != 1:
-        raise ClipnotesError(f"{x.shape} overlap changes, {y.shape} accuracy changes and {groups.shape} groups do not fit; "
+        raise ClipnotesError(f"{x.shape} overlap reductions, {y.shape} gains and {groups.shape} groups do not fit; "
                              "give one of each for every row")
     x, y = x.astype(float), y.astype(float)
-    for values, name in ((x, "overlap_change"), (y, "accuracy_change")):
+    for values, name in ((x, "overlap_reduction"), (y, "gain")):
         if not np.isfinite(values).all():
             raise ClipnotesError(f"{int((~np.isfinite(values)).sum())} rows of {name} are NaN or infinite; leave them out")
         if np.ptp(values) == 0:

@@ -9,8 +9,10 @@ from clipnotes.exhibits.real_clip import TITLES, read
 from clipnotes.lab.figures import PALETTE
 from clipnotes.lab.plots import METHOD_STYLES, draw_overlap
 
-CORRECTION_STYLES = {"original": ("o", "clean"), "centring": ("v", "text"), "pca": ("D", "noisy"), "whitening": ("s", "paired"),
-                     "within-class whitening": ("P", "unpaired"), "feature adapter": ("^", "image")}
+# Corrections of features (notebooks 03 to 05): marker and role of the colour, the same for pocket and real models.
+CORRECTION_STYLES = {"original": ("o", "clean"), "whitening": ("s", "paired"), "supervised adapters": ("^", "unpaired"),
+                     "feature adapter": ("D", "image"), "within-class whitening": ("P", "text"), "centring": ("<", "noisy"),
+                     "pca": (">", "noisy"), "self-supervised adapters": ("v", "image")}
 
 
 def title_of(name):
@@ -32,8 +34,7 @@ def overlap_columns(columns, width=7.6, height=2.3):
             limits.append((*ax.get_xlim(), found))
             ax.get_legend().remove()
             ax.set(xlabel="", ylabel="")
-            ax.set_title(f"{heading}: {title}", fontsize=11.5)
-            ax.text(0.02, 0.95, f"overlap\n{found.area:.2f}", transform=ax.transAxes, va="top")
+            ax.set_title(f"{heading}: {title}, overlap {found.area:.2f}", fontsize=11)
     axes[0, 0].set_xlim(min(low for low, _, _ in limits), max(high for _, high, _ in limits))
     for row, *panels in zip(axes, *(column.values() for column in columns.values()), strict=True):
         row[0].set_ylim(0, 1.08 * max(max(found.paired.max(), found.unpaired.max()) for found in panels))
@@ -42,6 +43,42 @@ def overlap_columns(columns, width=7.6, height=2.3):
         ax.set_xlabel("cosine similarity")
     fig.legend(*(part[:2] for part in axes[0, 0].get_legend_handles_labels()), loc="outside lower center", ncols=2)
     return fig
+
+
+def shot_curves(ax, rows, kinds):
+    """Accuracy (%) against shots, mean and standard deviation over draws, one line for each kind of features.
+
+    rows: features, shots, seed and accuracy in [0, 1]; accuracies of one draw on several data sets are averaged first.
+    """
+    for kind in kinds:
+        marker, role = CORRECTION_STYLES.get(kind, ("h", "text"))
+        by_draw = 100 * rows[rows["features"] == kind].groupby(["shots", "seed"])["accuracy"].mean()
+        points = by_draw.groupby("shots").agg(["mean", "std"])
+        ax.errorbar(points.index, points["mean"], points["std"].fillna(0), marker=marker, color=PALETTE[role], markersize=5,
+                    linestyle="--" if kind == "original" else "-", capsize=2, label=kind)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sorted(rows["shots"].unique()))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+
+
+def gain_scatter(ax, points, column, kinds):
+    """Gain against a column of `points`, a point a data set and correction, in the order of `kinds`; writes Pearson's r.
+
+    The point farthest from the line of least squares is named.
+    """
+    for kind in dict.fromkeys(kinds):
+        part, (marker, role) = points[points["features"] == kind], CORRECTION_STYLES.get(kind, ("h", "text"))
+        if len(part):
+            ax.plot(part[column], part["gain"], marker, color=PALETTE[role], alpha=0.85, label=kind)
+    ax.axhline(0, color="0.5", linewidth=1)
+    ax.axvline(0, color="0.5", linewidth=1)
+    if len(points) > 2:
+        x, y = points[column].to_numpy(), points["gain"].to_numpy()
+        off = np.abs(y - np.polyval(np.polyfit(x, y, 1), x)).argmax()
+        ax.annotate(title_of(points["dataset"].iloc[off]), (x[off], y[off]), xytext=(0, 6), textcoords="offset points",
+                    fontsize=9, ha="right" if x[off] > np.median(x) else "left")
+        ax.text(0.03, 0.97, f"r = {np.corrcoef(x, y)[0, 1]:.2f}, n = {len(points)}", transform=ax.transAxes, va="top")
 
 
 def real_effects(method="nearest class mean", shots=16):
