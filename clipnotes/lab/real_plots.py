@@ -110,8 +110,44 @@ def author_curves():
                          "value": pd.to_numeric(rows["value"])}).reset_index(drop=True)
 
 
-def curve(ax, x, mean, std, method, loss="ce", label=None):
+def curve(ax, x, mean, std, method, loss="ce", **look):
     """One line of accuracies against noise rates in the style of `noise_curves`; std may hold NaN."""
     marker, colour = METHOD_STYLES[method]
-    ax.errorbar(x, mean, np.nan_to_num(std), color=PALETTE[colour], marker=marker, markersize=6, capsize=2, label=label,
-                linestyle="-" if loss == "ce" else "--", markerfacecolor=None if loss == "ce" else "white")
+    look = {"color": PALETTE[colour], "marker": marker, "markersize": 6, "capsize": 2, "linestyle": "-" if loss == "ce" else "--",
+            "markerfacecolor": None if loss == "ce" else "white", "label": f"{method}, {loss.upper()}"} | look
+    ax.errorbar(x, mean, np.nan_to_num(std), **look)
+
+
+def prompt_curves(ax, cells, method="Prompt Tuning"):
+    """Prompt tuning against noise rates, a line a loss: `cells` are rows of `prompt_grid` with one context.
+
+    Of one data set the mean and standard deviation over its runs; of several, thin lines and their mean.
+    """
+    for loss, part in cells.groupby("loss"):
+        if part["dataset"].nunique() == 1:
+            part = part.sort_values("noise_rate")
+            curve(ax, part["noise_rate"], part["mean"], part["std"], method, loss)
+            continue
+        for _, some in part.groupby(["dataset", "backbone"]):
+            some = some.sort_values("noise_rate")
+            curve(ax, some["noise_rate"], some["mean"], 0 * some["mean"], method, loss, alpha=0.25, linewidth=1, markersize=0, label=None)
+        mean = part.groupby("noise_rate")["mean"].mean()
+        curve(ax, mean.index, mean, 0 * mean, method, loss)
+
+
+def author_panel(ax):
+    """The curves of an author's figure: prompt tuning, linear probe and image fine-tuning on Oxford Pets, RN50."""
+    for method, part in author_curves().groupby("method", sort=False):
+        curve(ax, part["noise_rate"], part["value"], 0 * part["value"], method)
+
+
+def dots_by_rate(ax, table, names):
+    """Accuracy (%), one row a data set of `names`, one marker a noise rate (%).
+
+    table: DataFrame [data sets, noise rates]; data sets that it lacks stay empty.
+    """
+    colours = plt.get_cmap("cividis")(np.linspace(0, 0.88, table.shape[1]))
+    for rate, colour, marker in zip(table.columns, colours, "os^Dv<>p", strict=False):
+        ax.plot(table[rate].reindex(names), range(len(names)), marker, color=colour, markersize=7, label=f"{rate:g} % wrong")
+    ax.set(xlabel="test accuracy, %", ylim=(len(names) - 0.5, -0.5))
+    ax.set_yticks(range(len(names)), [title_of(name) for name in names])
