@@ -91,7 +91,7 @@ def effect_strokes(axes, values, marks):
 METHOD_STYLES = {
     "Prompt Tuning": ("o", "paired"), "Linear Probe": ("s", "unpaired"), "Classifier-R": ("s", "unpaired"),
     "Classifier-C": ("D", "text"), "TEnc-FT": ("^", "image"), "Image Finetuning": ("X", "noisy"),
-    "CLS Tuning": ("v", "noisy"), "Full Prompt Tuning": ("P", "clean"),
+    "CLS Tuning": ("v", "noisy"), "Full Prompt Tuning": ("P", "clean"), "Class-specific context": ("<", "noisy"),
 }
 
 

@@ -14,6 +14,10 @@ CORRECTION_STYLES = {"original": ("o", "clean"), "whitening": ("s", "paired"), "
                      "feature adapter": ("D", "image"), "within-class whitening": ("P", "text"), "centring": ("<", "noisy"),
                      "pca": (">", "noisy"), "self-supervised adapters": ("v", "image")}
 
+# Data sets of papers/ptnl.csv as figures name them.
+SPELT = {"OxfordPets": "Oxford Pets", "FGVCAircraft": "FGVC Aircraft"}
+GRID_SOURCE = "an independent rerun of CoOp's recipe, 16 shots, q = 0.5 (papers/ptnl.csv, \"independent grid\")"
+
 
 def title_of(name):
     """What a data set is called above a panel."""
@@ -98,7 +102,7 @@ def prompt_grid():
     """
     rows = known_numbers("ptnl", "independent grid")
     numbers = {"mean": "value", "std": "std", "n": "n_seeds", "noise_rate": "noise_rate"}
-    table = rows[["dataset", "backbone", "context"]].assign(loss=rows["loss"].str.lower())
+    table = rows[["dataset", "backbone", "context"]].assign(loss=rows["loss"].str.lower()).replace({"dataset": SPELT})
     return table.assign(**{name: pd.to_numeric(rows[column]) for name, column in numbers.items()}).reset_index(drop=True)
 
 
@@ -113,8 +117,9 @@ def author_curves():
 def curve(ax, x, mean, std, method, loss="ce", **look):
     """One line of accuracies against noise rates in the style of `noise_curves`; std may hold NaN."""
     marker, colour = METHOD_STYLES[method]
-    look = {"color": PALETTE[colour], "marker": marker, "markersize": 6, "capsize": 2, "linestyle": "-" if loss == "ce" else "--",
-            "markerfacecolor": None if loss == "ce" else "white", "label": f"{method}, {loss.upper()}"} | look
+    look = {"color": PALETTE[colour], "marker": marker, "markersize": 6, "capsize": 2,
+            "linestyle": "-" if loss == "ce" else "--", "markerfacecolor": None if loss == "ce" else "white",
+            "label": f"{method}, {loss.upper()}"} | look
     ax.errorbar(x, mean, np.nan_to_num(std), **look)
 
 
@@ -130,7 +135,8 @@ def prompt_curves(ax, cells, method="Prompt Tuning"):
             continue
         for _, some in part.groupby(["dataset", "backbone"]):
             some = some.sort_values("noise_rate")
-            curve(ax, some["noise_rate"], some["mean"], 0 * some["mean"], method, loss, alpha=0.25, linewidth=1, markersize=0, label=None)
+            curve(ax, some["noise_rate"], some["mean"], 0, method, loss, alpha=0.25, linewidth=1, markersize=0,
+                  capsize=0, label=None)
         mean = part.groupby("noise_rate")["mean"].mean()
         curve(ax, mean.index, mean, 0 * mean, method, loss)
 
