@@ -7,7 +7,7 @@ import torch
 from clipnotes.analysis.corrected import EncodedSets, StoredSets, check_same_classes
 from clipnotes.data import FeatureBank
 from clipnotes.data.bank import FeatureSplit
-from clipnotes.data.manifests import SPLITS
+from clipnotes.data.images import SPLITS
 from clipnotes.errors import ClipnotesError
 
 

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from clipnotes.data import few_shot, list_datasets, load_manifest, load_task
-from clipnotes.data.manifests import SPLITS
+from clipnotes.data.images import SPLITS
 from clipnotes.downloads import check_dataset
 from clipnotes.errors import ClipnotesError
 from clipnotes.pocket import datasets, world
@@ -40,10 +40,10 @@ def test_a_manifest_says_what_is_there(name):
         recipe = datasets.SETS[name]
         assert manifest.classes == list(recipe.classes)
         for split, per_class in zip(SPLITS, recipe.per_class, strict=True):
-            assert manifest.splits[split] == per_class * len(manifest.classes) == len(datasets.labels(name, split))
+            assert manifest.counts[split] == per_class * len(manifest.classes) == len(datasets.labels(name, split))
     elif manifest.built_in:
         assert manifest.classes == list(world.DIGITS)
-        assert manifest.splits == {split: len(datasets.real_digits(split)[1]) for split in SPLITS}
+        assert manifest.counts == {split: len(datasets.real_digits(split)[1]) for split in SPLITS}
 
 
 def test_generic_classes_are_those_of_no_other_set():
@@ -114,30 +114,31 @@ def test_unknown_data_set():
 
 @pytest.mark.parametrize("drop", ["name", "title", "task", "licence", "classes", "templates", "counts", "source"])
 def test_missing_field(drop, tmp_path):
-    with says(f"^manifest pets.yaml: field '{drop}' is missing or empty$"):
+    with says(f"^manifest pets.yaml: field '{drop}' of its content is missing$"):
         load_manifest(write_manifest(tmp_path, drop=drop))
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"colour": "red"}, "unknown field 'colour'; fields are name, title, .*, notes"),
-        ({"classes": []}, "field 'classes' is missing or empty"),
-        ({"classes": "cat dog"}, "field 'classes' is 'cat dog', but must be a list"),
-        ({"title": 7}, "field 'title' is 7, but must be a str"),
-        ({"notes": ["a"]}, r"field 'notes' is \['a'\], but must be a str"),
-        ({"classes": ["cat", "cat"]}, r"class names must be different strings \(quote names"),
-        ({"classes": ["yes", True]}, "class names must be different strings"),
-        ({"classes": ["cat", ["dog"]]}, "class names must be different strings"),
-        ({"counts": {"train": 4, "test": 2}}, r"counts are \{.*\}, but must give whole numbers for train, val, test"),
-        ({"counts": {"train": 4, "val": "2", "test": 2}}, "counts are .* whole numbers"),
-        ({"counts": {"train": 4, "val": -1, "test": 2}}, "counts are .* whole numbers"),
-        ({"templates": ["a {}", "a photo"]}, "every template needs a {} for the class name"),
-        ({"templates": [{}]}, "every template needs a {} for the class name"),  # an unquoted {} of YAML
-        ({"source": {"kind": "web"}}, "source kind 'web' is unknown; kinds are pocket, sklearn-digits, split-file"),
-        ({"source": {"file": "x"}}, "source kind None is unknown"),
-        ({"source": {"kind": ["pocket"]}}, r"source kind \['pocket'\] is unknown"),
-        ({"source": {"kind": "split-file", "file": "x"}}, "source kind 'split-file' needs the field 'images'"),
+        ({"colour": "red"}, "unknown field 'colour' in its content; fields are name, title, .*, notes"),
+        ({"classes": []}, r"classes is \[\], but must be a list of two or more different names"),
+        ({"classes": "cat dog"}, "classes is 'cat dog', but must be a list of names, or a mapping of a count"),
+        ({"title": 7}, "title is 7, but must be text"),
+        ({"notes": ["a"]}, r"notes is \['a'\], but must be text"),
+        ({"classes": ["cat", "cat"]}, r"classes is .*, but must be a list of two or more different names \(quote names"),
+        ({"classes": ["yes", True]}, "classes.1 is True, but must be text"),
+        ({"classes": ["cat"]}, r"classes is \['cat'\], but must be a list of two or more"),
+        ({"classes": ["cat", ["dog"]]}, r"classes.1 is \['dog'\], but must be text"),
+        ({"counts": {"train": 4, "test": 2}}, "field 'val' of counts is missing"),
+        ({"counts": {"train": 4, "val": "2", "test": 2}}, "counts.val is '2', but must be a whole number"),
+        ({"counts": {"train": 4, "val": -1, "test": 2}}, "counts.val is -1, but must be a whole number"),
+        ({"templates": ["a {}", "a photo"]}, "templates.1 is 'a photo', but must be a template with a {} for the class name"),
+        ({"templates": [{}]}, "templates.0 is {}, but must be a template"),  # an unquoted {} of YAML
+        ({"source": {"kind": "web"}}, "source.kind is 'web', but must be one of pocket, sklearn-digits, split-file"),
+        ({"source": {"file": "x"}}, "field 'kind' of source is missing"),
+        ({"source": {"kind": ["pocket"]}}, r"source.kind is \['pocket'\], but must be one of"),
+        ({"source": {"kind": "split-file", "file": "x"}}, "field 'images' of source is missing"),
     ],
 )
 def test_schema_errors(change, message, tmp_path):
@@ -148,10 +149,10 @@ def test_schema_errors(change, message, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a: [1", "^manifest pets.yaml is not valid YAML: "),
-        ("- a\n- b", "^manifest pets.yaml: must be a mapping of fields, not list$"),
-        ("", "^manifest pets.yaml: must be a mapping of fields, not NoneType$"),
-        ("a: !!python/object/apply:os.getcwd []", "^manifest pets.yaml is not valid YAML: "),
+        ("a: [1", "^Manifest pets.yaml is no valid YAML: "),
+        ("- a\n- b", r"^manifest pets.yaml: its content is \['a', 'b'\], but must be a mapping of name, title"),
+        ("", "^manifest pets.yaml: its content is None, but must be a mapping"),
+        ("a: !!python/object/apply:os.getcwd []", "^Manifest pets.yaml is no valid YAML: "),
     ],
 )
 def test_not_a_manifest(text, message, tmp_path):

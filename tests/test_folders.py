@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -11,14 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from clipnotes import folder_names
 from clipnotes.cli.main import main
 from clipnotes.data import encode_task, load_manifest, load_task
 from clipnotes.data.folders import shares
-from clipnotes.data.manifests import SPLITS
+from clipnotes.data.images import SPLITS
 from clipnotes.downloads import check_dataset
 from clipnotes.errors import ClipnotesError
-from clipnotes.folder_names import absolute_name, full_name, in_names, short_name
+from clipnotes.folder_names import absolute_name, full_name, in_names, short_names
 
 
 def says(message):
@@ -39,11 +39,6 @@ def birds(tmp_path):
     for name in ("house_sparrow", "crow"):
         draw(tmp_path / "birds" / name, 10)
     return tmp_path / "birds"
-
-
-@pytest.fixture(autouse=True)
-def no_names(monkeypatch):
-    monkeypatch.setattr(folder_names, "_FULL", {})
 
 
 def files_of(folder):
@@ -147,7 +142,7 @@ def test_names_and_templates_come_from_classes_yaml(birds):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("names: [", "is not valid YAML"),
+    ("names: [", "is no valid YAML"),
     ("[crow]", "holds list; it may hold names"),
     ("classes: {}", "holds classes; it may hold names"),
     ("names: {raven: x}", "names 'raven', but there is no such class folder (there are crow, house_sparrow)"),
@@ -185,6 +180,38 @@ def test_folders_that_are_no_data_set(birds, tmp_path):
     draw(tmp_path / "empty" / "dog", 2)
     with says(r"one class \(cat\) that can be used, but two or more are needed; too small are dog; each of train,"):
         load_task(f"folder:{tmp_path / 'empty'}")
+
+
+def test_links_that_lead_back_would_count_images_twice(birds, tmp_path):
+    before = files_of(birds)
+    outside = tmp_path / "more"
+    draw(outside, 2, first=50)
+    (birds / "crow" / "more").symlink_to(outside)  # a link to images elsewhere is no harm
+    assert len(sum(files_of(birds).values(), [])) == len(sum(before.values(), [])) + 2
+    for target in (birds, tmp_path, Path("/"), birds / "house_sparrow", outside):
+        link = birds / "house_sparrow" / "again"
+        link.symlink_to(target)
+        with says("^image folder .* is a link to .*, whose images would count twice; remove the link$"):
+            load_task(f"folder:{birds}")
+        link.unlink()
+    (birds / "all").symlink_to(birds)
+    with says("^image folder .*birds/all is a link to .*birds, whose images would count twice"):
+        load_task(f"folder:{birds}")
+    with says("^image folder / is the root of a file system"):
+        load_task("folder:/")
+
+
+def test_a_class_folder_that_cannot_be_read_stops(birds, monkeypatch):
+    scandir = os.scandir
+
+    def refused(path="."):
+        if str(path).endswith("crow"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)  # rights do not bind the administrator
+    with says("^image folder .*birds/crow cannot be read .Permission denied.; give yourself the right to read it"):
+        load_task(f"folder:{birds}")
 
 
 def test_images_that_cannot_be_read_are_named(birds, clip, capsys):
@@ -227,10 +254,14 @@ def test_an_image_that_was_replaced_is_encoded_again(birds, clip):
 
 def test_short_names_are_the_last_part_and_never_those_of_another_set(birds, tmp_path, monkeypatch):
     full = f"folder:{birds}"
-    assert short_name(full) == "birds" == short_name(full) and full_name("birds") == full and load_task("birds").name == "birds"
-    assert short_name(f"folder:{tmp_path}/other/birds") == "other/birds" and full_name("other/birds").endswith("/other/birds")
-    assert short_name(f"folder:{tmp_path}/digits") == f"{tmp_path.name}/digits" and load_manifest("digits").built_in
-    assert short_name("digits") == "digits" == full_name("digits")
+    values = {"dataset": full, "datasets": [f"folder:{tmp_path}/other/birds", f"folder:{tmp_path}/digits", "digits", 3]}
+    short = short_names(values)
+    assert list(short.values()) == ["birds", "other/birds", f"{tmp_path.name}/digits"] and list(short)[0] == full
+    assert full_name(short[full]) == full and full_name("digits") == "digits" and load_task(short[full]).name == "birds"
+    with says("^unknown data set 'birds'"):  # the text alone knows no folder, whatever was loaded before
+        load_task("birds")
+    assert short_names(values["datasets"])[f"folder:{tmp_path}/other/birds"] == "birds"
+    assert pickle.loads(pickle.dumps(short[full])).full == full
     monkeypatch.chdir(tmp_path)
     assert absolute_name("folder:birds") == absolute_name("folder:x/../birds") == full and absolute_name("birds") == "birds"
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -61,7 +61,6 @@ def test_imports_run_one_way():
     assert not back
 
 
-@pytest.mark.xfail(reason="data.folders and data.manifests import each other", strict=True)
 def test_no_module_imports_itself_by_way_of_others():
     graph = {module: {o for o in others if not module.startswith(o)} for module, others in module_graph().items()}
 

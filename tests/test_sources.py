@@ -14,9 +14,9 @@ from layouts import LAYOUTS, write_layout, write_manifest, write_split_file
 
 from clipnotes.cli.main import main
 from clipnotes.data import corrupt_labels, encode_task, list_datasets, load_manifest, load_task
-from clipnotes.data.manifests import SPLITS
-from clipnotes.data.sources import REPAIRS
-from clipnotes.data.splits import divide
+from clipnotes.data.class_names import REPAIRS
+from clipnotes.data.images import SPLITS
+from clipnotes.data.split_rules import divide
 from clipnotes.downloads import check_dataset
 from clipnotes.downloads.check import size_in_words
 from clipnotes.errors import ClipnotesError
@@ -289,18 +289,30 @@ def test_the_command_line_tells_whole_from_broken_from_unknown(eurosat, capsys):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"archives": [{"url": "https://example.org/a.zip"}]}, "archive .* must give url and file, and may give folder, md5"),
-    ({"archives": [{"url": "https://a.org", "file": "../a.zip"}]}, "archive file '../a.zip' lies outside the data root"),
-    ({"archives": [{"url": "https://a.org", "file": "a", "folder": "/etc"}]}, "archive folder '/etc' lies outside"),
-    ({"archives": [{"url": "https://a.org", "file": "a", "crc": 1}]}, "archive .* must give url and file"),
-    ({"torchvision": {"class": "EuroSAT"}}, "torchvision is .*, but needs a class and a root"),
-    ({"classes": {"count": 3}}, "classes are .*, but must be a list of names, or give a count and an attribute or a source"),
-    ({"classes": {"source": "files", "count": "many"}}, "classes are .*, but must be a list of names"),
-    ({"classes": {"source": "x", "count": 3, "repair": "glue"}}, "repair of classes 'glue' is unknown; choose one of capitals"),
-    ({"classes": {"attribute": "os:environ", "count": 3}}, "attribute of classes 'os:environ' is unknown; choose one of open"),
-    ({"source": {"kind": "ucf101", "images": "x"}}, "source kind 'ucf101' needs the field 'lists'"),
-    ({"counts": {"train": "some", "val": 1, "test": 1}}, "counts are .* whole numbers"),
-    ({"source": {"kind": "class-folders", "images": "x", "counts": {"train": 1}}}, "source counts are .* whole numbers"),
+    ({"archives": [{"url": "https://example.org/a.zip"}]}, "field 'file' of archives.0 is missing"),
+    ({"archives": [{"url": "https://a.org", "file": "../a.zip"}]}, r"archives.0.file is '../a.zip', but must be"),
+    ({"archives": [{"url": "https://a.org", "file": "a", "folder": "/etc"}]}, "archives.0.folder is '/etc', but must be"),
+    ({"archives": [{"url": "https://a.org", "file": "a", "crc": 1}]}, "unknown field 'crc' in archives.0"),
+    ({"archives": {"url": "https://a.org"}}, "archives is {.*}, but must be a list of archives"),
+    ({"archives": ["https://a.org"]}, "archives.0 is 'https://a.org', but must be a mapping of url, file"),
+    ({"torchvision": "EuroSAT"}, "torchvision is 'EuroSAT', but must be a mapping of class, root"),
+    ({"torchvision": {"class": "EuroSAT", "root": "../.."}}, "torchvision.root is '../..', but must be a path relative"),
+    ({"name": "../eurosat"}, "name is '../eurosat', but must be a name without / and"),
+    ({"name": ".hidden"}, "name is '.hidden', but must be a name"),
+    ({"source": {"kind": "split-file", "images": "x", "file": "/etc/passwd"}}, "source.file is '/etc/passwd', but must be"),
+    ({"source": {"kind": "class-folders", "images": ["x", "a/../../b"]}}, "source.images is .*, but must be"),
+    ({"source": {"kind": "class-folders", "images": r"C:\images"}}, "source.images is .*, but must be a path relative to"),
+    ({"source": {"kind": "class-folders", "images": "x", "folders": 7}}, "source.folders is 7, but must be a mapping of train"),
+    ({"source": "class-folders"}, "source is 'class-folders', but must be a mapping of kind"),
+    ({"classes": {"source": "x", "count": 1}}, "classes.count is 1, but must be two or more"),
+    ({"torchvision": {"class": "EuroSAT"}}, "field 'root' of torchvision is missing"),
+    ({"classes": {"count": 3}}, "classes is .*, but must be a list of names, or a mapping of a count and"),
+    ({"classes": {"source": "files", "count": "many"}}, "classes.count is 'many', but must be two or more, or \"any\""),
+    ({"classes": {"source": "x", "count": 3, "repair": "glue"}}, "classes.repair is 'glue', but must be one of capitals"),
+    ({"classes": {"attribute": "os:environ", "count": 3}}, "classes.attribute is 'os:environ', but must be one of open"),
+    ({"source": {"kind": "ucf101", "images": "x"}}, "field 'lists' of source is missing"),
+    ({"counts": {"train": "some", "val": 1, "test": 1}}, "counts.train is 'some', but must be "),
+    ({"source": {"kind": "class-folders", "images": "x", "counts": {"train": 1}}}, "field 'val' of source.counts is missing"),
 ])  # fmt: skip
 def test_schema_errors(change, message, tmp_path):
     content = yaml.safe_load(load_manifest("eurosat").path.read_text())

@@ -19,7 +19,7 @@ from clipnotes.backbone.adapters import AdaptedClip
 from clipnotes.data import FeatureBank, encode_task, load_task
 from clipnotes.data.cache import cache_dir
 from clipnotes.data.features import encode_split
-from clipnotes.data.manifests import SPLITS
+from clipnotes.data.images import SPLITS
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import clear_place, lock
 from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening

@@ -27,7 +27,7 @@ def data_list(data_root):
 
     for name in list_datasets():
         manifest = load_manifest(name)
-        splits = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
+        splits = ", ".join(f"{split} {count}" for split, count in manifest.counts.items())
         click.echo(f"{name:<24} {manifest.status(data_root):<8} {manifest.n_classes:>4} classes  {splits}")
         click.echo(f"    {manifest.title} ({manifest.licence}); {size_in_words(manifest, data_root)}")
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from clipnotes.data import feature_files
-from clipnotes.data.manifests import SPLITS
+from clipnotes.data.images import SPLITS
 from clipnotes.data.tasks import few_shot
 from clipnotes.errors import ClipnotesError
 

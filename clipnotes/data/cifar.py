@@ -1,23 +1,26 @@
 """CIFAR-10 and CIFAR-100 in their binary version; the usual Python version is pickled, and no pickle is ever loaded."""
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from clipnotes.data.sources import image_folder, read_lines
+from clipnotes.data.images import Split
+from clipnotes.data.lists import read_lines
+from clipnotes.data.manifests import Manifest
 from clipnotes.errors import ClipnotesError
 
 PIXELS = 3 * 32 * 32
 
 
-def read_cifar(manifest, data_root):
-    """({split: (uint8 [N, 32, 32, 3], int64 labels [N], int64 rows [N])}, class names).
+def cifar(manifest: Manifest, data_root: str | Path) -> tuple[dict[str, Split], list[str]]:
+    """({split: Split of uint8 [N, 32, 32, 3]}, class names).
 
     The last `val` of the training images validate; `rows` are the places of the images in the published order, in which
     label files such as CIFAR-10N's are. Raises ClipnotesError where a file is missing or of another format.
     """
-    source, folder = manifest.source, image_folder(manifest, data_root)
+    source, folder = manifest.source, manifest.image_folder(data_root)
     if folder is None:
         raise ClipnotesError(f"folder {Path(data_root) / source['images']} of data set {manifest.name} is missing; "
                              f"{manifest.obtain}")
@@ -29,8 +32,14 @@ def read_cifar(manifest, data_root):
         raise ClipnotesError(f"{folder} does not hold the binary version of {manifest.name} ({error}); "
                              f"{manifest.obtain}") from error
     rows, last = np.arange(len(train)), len(train) - source["val"]
-    return {"train": (train[:last], train_y[:last], rows[:last]), "val": (train[last:], train_y[last:], rows[last:]),
-            "test": (test, test_y, np.arange(len(test)))}, names
+    parts = {"train": (train[:last], train_y[:last], rows[:last]), "val": (train[last:], train_y[last:], rows[last:]),
+             "test": (test, test_y, np.arange(len(test)))}
+    return {split: split_of_pixels(manifest, split, *part) for split, part in parts.items()}, manifest.repaired(names)
+
+
+def split_of_pixels(manifest, split, pixels, labels, rows):
+    content = hashlib.sha256(pixels).hexdigest()
+    return Split(labels, lambda: pixels, f"{manifest.fingerprint} {split} {content}", rows=rows)
 
 
 def read_records(files, label_bytes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 from clipnotes.backbone.clip import ImageReader, RandomViews
 from clipnotes.data.bank import FeatureBank, FeatureSplit
 from clipnotes.data.cache import FORMAT, cached, resumed
-from clipnotes.data.manifests import SPLITS
+from clipnotes.data.images import SPLITS
 
 
 def encode_task(clip, task, batch_size=64, progress=True, workers=None, views=1, crop=(0.08, 1.0), view_seed=1, splits=SPLITS):

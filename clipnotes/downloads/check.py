@@ -5,8 +5,8 @@ import itertools
 import os
 from pathlib import Path
 
-from clipnotes.data.manifests import SPLITS, Manifest, load_manifest
-from clipnotes.data.sources import image_folder
+from clipnotes.data.images import SPLITS
+from clipnotes.data.manifests import Manifest, load_manifest
 from clipnotes.errors import ClipnotesError
 from clipnotes.file_kinds import stand_in
 
@@ -46,7 +46,7 @@ def size_in_words(manifest: Manifest, data_root: str | Path, most: int = 20_000)
     """How large a data set is here, or how much there is to download; files are counted up to `most`, to be quick."""
     if manifest.built_in:
         return "nothing to download"
-    folder = image_folder(manifest, data_root)
+    folder = manifest.image_folder(data_root)
     if folder is None:
         if manifest.download_size >= 1e7:  # more than lists
             return f"{megabytes(manifest.download_size)} to download"

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from tqdm.auto import tqdm
 
-from clipnotes.data.manifests import SPLITS
+from clipnotes.data.images import SPLITS
 from clipnotes.downloads.download import DownloadError, UnreachableError, download, mismatch, refusals
 from clipnotes.downloads.open_images_draw import DETAILS, draw_candidates, image_numbers, reading, with_details
 from clipnotes.errors import ClipnotesError

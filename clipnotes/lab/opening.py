@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipnotes.folder_names import in_names, is_folder, short_name
+from clipnotes.folder_names import FolderName, in_names
 from clipnotes.lab.show import short_path, show, show_table
 from clipnotes.series.notebooks import Notebook
 
@@ -14,7 +14,7 @@ UNTRAINED = ('pretrained is "random": this model has learnt nothing. Expect accu
 
 
 def describe(notebook: Notebook, values: dict, out: Path, versions: dict) -> None:
-    """Show the parameters' values, changed ones marked in words, and what follows from them."""
+    """Show the parameters' values, image folders by their short names, changed ones marked in words, and what follows."""
     _show_parameters(notebook, values, out, ", ".join(f"{name} {number}" for name, number in versions.items()))
     if values.get("pretrained") == "random":
         show(UNTRAINED, html=f"<p><strong>{escape(UNTRAINED)}</strong></p>")
@@ -46,17 +46,17 @@ def _show_parameters(notebook, values, out, used):
 def _splits(notebook, values):
     """Which split each data set of the parameters has, where there is more than one."""
     from clipnotes.data.manifests import load_manifest
-    from clipnotes.data.splits import which_split
+    from clipnotes.data.split_rules import which_split
 
     names = [values[p.name] for p in notebook.parameters if p.domain == "dataset"]
     names = dict.fromkeys(name for value in names for name in (value if isinstance(value, list) else [value]) if name)
     manifests = {name: load_manifest(name) for name in names}
     data_root = values.get("data_root", "data")
-    return pd.DataFrame([{"data set": short_name(name), "split": which_split(manifest, data_root)}
+    return pd.DataFrame([{"data set": name, "split": which_split(manifest, data_root)}
                          for name, manifest in manifests.items() if not manifest.built_in])
 
 
 def _short(value):
     if isinstance(value, str) and Path(value).is_absolute():
         return short_path(value)
-    return str(in_names(lambda name: f"folder:{short_name(name)}" if is_folder(name) else name, value))
+    return str(in_names(lambda name: f"folder:{name}" if isinstance(name, FolderName) else name, value))

@@ -21,7 +21,7 @@ from IPython import get_ipython
 from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import papers
 from clipnotes.files import atomic_write
-from clipnotes.folder_names import full_name, in_names, short_name
+from clipnotes.folder_names import full_name, in_names, short_names
 from clipnotes.lab.figures import save_figure, use_style
 from clipnotes.lab.opening import describe
 from clipnotes.lab.provenance import git_commit, seed_everything, versions
@@ -49,10 +49,9 @@ def start(name, namespace):
     seeds = values.get("seeds") or [0]
     seed_everything(values.get("seed", seeds[0]))
     use_style()
-    shown = in_names(short_name, values)
-    namespace.update({name: value for name, value in shown.items() if value != values[name]})
     run = Run(notebook, values)
-    describe(notebook, values, run.out, run.versions)
+    namespace.update({name: value for name, value in run.shown.items() if value != values[name]})
+    describe(notebook, run.shown, run.out, run.versions)
     return run
 
 
@@ -73,6 +72,8 @@ class Run:
     def __init__(self, notebook, parameters):
         self.notebook = notebook
         self.parameters = parameters
+        self.short = short_names(parameters)  # {folder:PATH: the name that figures show}
+        self.shown = in_names(lambda text: self.short.get(text, text), parameters)
         self.out = Path(parameters.get("out") or f"runs/{notebook.name}")
         self._rows = []  # pairs of a row and the id of the cell that recorded it
         self._figures = {}  # id: {"id", "alt", "caption", "cell"}
@@ -113,8 +114,8 @@ class Run:
             raise ClipnotesError(
                 f"The value of {metric} is {value!r}, but must be a single number."
             ) from None
-        scalars = {key: v for key, v in self.parameters.items() if key in KEYS and not isinstance(v, list)}
-        row = {"notebook": self.notebook.name} | in_names(short_name, scalars) | keys | {"metric": metric, "value": number}
+        scalars = {key: v for key, v in self.shown.items() if key in KEYS and not isinstance(v, list)}
+        row = {"notebook": self.notebook.name} | scalars | keys | {"metric": metric, "value": number}
         self._rows.append((row, self._cell))
         self._unsaved = True
         if get_ipython() is None:  # no cell whose end could be awaited

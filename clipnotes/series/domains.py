@@ -58,9 +58,9 @@ def _no_dataset(value):
     from clipnotes.data import list_datasets
 
     if is_folder(value):
-        from clipnotes.data import load_manifest
+        from clipnotes.data import load_task
 
-        load_manifest(value)  # says itself what is wrong with the folder
+        load_task(value)  # says itself what is wrong with the folder
         return None
     names = list_datasets()
     known = value in names or (value.endswith(".yaml") and os.path.isfile(value))
