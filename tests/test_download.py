@@ -12,17 +12,21 @@ import shutil
 import socket
 import stat
 import tarfile
+import tempfile
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from clipnotes.cli.main import main
-from clipnotes.data import load_task
-from clipnotes.downloads import archives
+from clipnotes.data import load_manifest, load_task
+from clipnotes.downloads import archives, size_in_words
 from clipnotes.downloads.archives import unpack
 from clipnotes.downloads.download import DownloadError, UnreachableError, download
 from clipnotes.downloads.fetch import fetch
@@ -251,6 +255,44 @@ def test_a_body_whose_end_nothing_tells_needs_a_size_or_a_checksum(web, tmp_path
         download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False)
     assert names(tmp_path) == []
     assert download(f"{web.address}/a.bin", tmp_path / "a.bin", size=N, progress=False).read_bytes() == BODY
+
+
+RANGE = st.one_of(st.none(), st.tuples(st.sampled_from([0, 500, 1000, 1001, N - 1]), st.sampled_from([999, 2000, N - 2, N - 1]),
+                                       st.sampled_from([N, N - 1, N + 5, "*"])))
+ANSWER = st.tuples(st.sampled_from([200, 200, 206, 206, 206, 416, 404, 429, 503]), RANGE,
+                   st.sampled_from([None, N, N - 1000, 1000, "many", "true"]), st.sampled_from([1.0, 0.5, 0.0]),
+                   st.sampled_from([None, '"1"', '"2"', 'W/"1"']), st.sampled_from([None, None, "gzip", "identity"]))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(answers=st.lists(ANSWER, min_size=1, max_size=4), begun=st.booleans(), then=st.booleans())
+def test_whatever_a_server_answers_the_file_is_whole_or_is_not_there(web, answers, begun, then):
+    """Random answers, each of true bytes from where its range says, but for lies about ranges, totals, lengths and ends.
+
+    then: whether the server comes to its senses. The only lie that nobody could see, another file of its own length, is left
+    out: answers of the whole file announce its true length or none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        folder, url = Path(folder), f"{web.address}/a.bin"
+        web.files = {"/a.bin": BODY} if then else {}
+        web.answers = []
+        for status, byte_range, length, share, etag, packing in answers:
+            first, last, total = byte_range or (0, N - 1, None)
+            body = (BODY if status == 200 else BODY[first:last + 1]) if status < 300 else b""
+            body = body[:int(share * len(body))]
+            length = len(body) if length == "true" else length
+            if status == 200 and length != N:
+                length = "many" if length == "many" else None
+            content_range = f"bytes {first}-{last}/{total}" if byte_range else None
+            content_range = f"bytes */{total or N}" if status == 416 else content_range
+            web.answers.append((status, body, {"Content-Length": length, "Content-Range": content_range, "ETag": etag,
+                                               "Content-Encoding": packing}))
+        if begun:
+            half_way(folder, url)
+        try:
+            assert download(url, folder / "a.bin", attempts=3, progress=False).read_bytes() == BODY
+        except DownloadError as error:
+            assert not (folder / "a.bin").exists() and "\n" not in str(error)
 
 
 def chunked(body, end=b"0\r\n\r\n"):
@@ -694,6 +736,19 @@ def test_what_stands_in_an_images_place_is_said_by_the_check(web, tmp_path, caps
     code, _, err = cli(capsys, "check", manifest, "--data-root", root)
     assert code == 1 and "train: image" in err and "1.jpg is a pointer of Git LFS; the large file" in err
     assert "2.jpg is a web page (HTML)" in err
+
+
+def test_links_that_lead_nowhere_are_counted_and_checked(web, tmp_path, capsys):
+    manifest, root = pets(web, tmp_path), tmp_path / "data"
+    fetch(manifest, root, report=lambda line: None, progress=False)
+    image = root / "pets" / "images" / "cat" / "1.jpg"
+    image.unlink()
+    for target in ("gone", "1.jpg"):  # the second is a loop
+        image.symlink_to(target)
+        assert "on disk" in size_in_words(load_manifest(manifest), root)
+        code, _, err = cli(capsys, "check", manifest, "--data-root", root)
+        assert code == 1 and "1.jpg" in err and "Traceback" not in err
+        image.unlink()
 
 
 def test_a_fetch_into_an_impossible_place_is_one_sentence(web, tmp_path, capsys):

@@ -160,11 +160,11 @@ def test_one_flipped_bit_in_the_weights_is_seen(tmp_path):
         (b"\xef\xbb\xbf\n<HTML>", "it is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is a pointer of Git LFS"),
         (b"", "it is an empty file"),
-        (b"PK\x05\x06" + bytes(18), "it is damaged or holds other things than tensors"),
-        (np.random.default_rng(0).bytes(5000), "it is damaged or holds other things than tensors"),
+        (b"PK\x05\x06" + bytes(18), "it is damaged or holds other things than tensors|.*header"),
+        (np.random.default_rng(0).bytes(5000), "it is damaged or holds other things than tensors|.*header"),
     ],
 )
-@pytest.mark.parametrize("name", ["w.pt", "w.bin"])
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 def test_files_that_are_no_weights_are_named(content, reason, name, tiny, tmp_path):
     (tmp_path / name).write_bytes(content)
     with says(rf"{name} does not hold weights of tiny \({reason}.*\); name the architecture that the file belongs to"):

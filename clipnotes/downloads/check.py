@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipnotes.data.images import SPLITS
 from clipnotes.data.manifests import Manifest, load_manifest
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, in_words
 from clipnotes.file_kinds import stand_in
 
 
@@ -26,6 +26,8 @@ def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
         task = load_task(name, data_root=data_root)
     except ClipnotesError as error:
         return [str(error)]
+    except OSError as error:
+        return [f"{name} cannot be read: {in_words(error)}"]
     problems = []
     for split in SPLITS:
         part = getattr(task, split)
@@ -52,7 +54,7 @@ def size_in_words(manifest: Manifest, data_root: str | Path, most: int = 20_000)
             return f"{megabytes(manifest.download_size)} to download"
         return "to get by hand" if manifest.manual else "to download"
     files = (Path(path) / file for path, _, files in os.walk(folder) for file in files)
-    sizes = [file.stat().st_size for file in itertools.islice(files, most)]
+    sizes = [file.lstat().st_size for file in itertools.islice(files, most)]
     return f"{'at least ' if len(sizes) == most else ''}{megabytes(sum(sizes))} on disk"
 
 
