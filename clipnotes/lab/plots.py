@@ -1,5 +1,7 @@
 """Drawings that several notebooks share: picture grids, overlap histograms, ranked dots."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -85,6 +87,36 @@ def effect_strokes(axes, values, marks):
         ax.grid(axis="y", visible=False)
     for ax in axes[1:]:
         ax.set_yticklabels([])
+
+
+def claim_dots(claims, effects, xlabel):
+    """A figure with a line a claim: a small dot a data set, a large one their mean, n of m on the claimed side at the right.
+
+    claims: `exhibits.claims.Claim`s, from the top. effects: their rows of `exhibits.claims.effects`. Round: pocket, square:
+    real CLIP. The claimed side is to the right of 0.
+    """
+    figure, ax = plt.subplots(figsize=(7.6, 1.3 + 0.5 * len(claims)))
+    ax.axvspan(0, 1e6, color=PALETTE["clean"], alpha=0.08, linewidth=0)
+    ax.axvline(0, color="0.3", linewidth=1)
+    for place, claim in enumerate(claims):
+        for scale, role, marker, shift in (("real CLIP", "unpaired", "s", -0.17), ("pocket", "paired", "o", 0.17)):
+            values = effects[(effects["claim"] == claim.id) & (effects["scale"] == scale)]["value"]
+            if len(values):
+                y = place + shift
+                ax.plot(values, [y] * len(values), marker, color=PALETTE[role], markersize=3.5, alpha=0.55)
+                ax.plot(values.mean(), y, marker, color=PALETTE[role], markersize=8, label=scale)
+                ax.text(1.01, y, f"{(values > 0).sum()} of {len(values)}", transform=ax.get_yaxis_transform(), va="center",
+                        fontsize=8.5, color=PALETTE[role])
+    low, high = effects["value"].min(), effects["value"].max()
+    ax.set_xlim(min(low, -5) * 1.05, max(high, 5) * 1.05)
+    ax.set_yticks(range(len(claims)), [textwrap.fill(f"{claim.id}  {claim.statement}", 52) for claim in claims], fontsize=8.5)
+    ax.set_ylim(len(claims) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(xlabel)
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    names = [name for name in ("real CLIP", "pocket") if name in handles]
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=2)
+    return figure
 
 
 # The methods of paper B: marker and role of the colour, the same in every notebook.
