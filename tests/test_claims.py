@@ -44,7 +44,7 @@ def test_effects_are_positive_where_the_paper_is_right(table):
 
 def test_a_table_without_the_runs_of_a_claim_gives_nothing(table):
     found = claims.effects(table)
-    assert set(found[found["scale"] == "pocket"]["claim"]) == {"B1a", "B2a", "B2b"}
+    assert set(found[found["scale"] == "pocket"]["claim"]) == {"B1a", "B2a", "B2b", "B7b"}
     assert claim("B5").pocket(table) is None and claim("A2").pocket(table) is None
 
 

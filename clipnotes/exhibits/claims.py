@@ -82,7 +82,7 @@ REAL_NAMES = {"dtd": "DTD", "caltech101": "Caltech101", "oxford_pets": "OxfordPe
 
 def real_probe(loss: str = "ce", rate: float = 0.5) -> pd.Series:
     """Accuracy (%) by data set of the linear probe on real features."""
-    rows = real_clip.read("probe_noise")
+    rows = real_clip.read("probe")
     rows = rows[(rows["loss"] == loss) & np.isclose(rows["noise_rate"], rate)]
     return 100 * rows.groupby("dataset")["accuracy"].mean().rename(index=REAL_NAMES)
 
