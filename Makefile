@@ -1,4 +1,4 @@
-# make study   runs the series at pocket scale (PRESET=quick: in seconds a notebook) and says where its pages lie
+# make study   runs the series at pocket scale (PRESET=quick: in seconds a notebook) and makes a book of it
 # make test    runs the tests; both install what they need into .venv first
 
 PYTHON ?= python3
@@ -17,12 +17,13 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	       "Name another one: make install PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --editable '.[dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --editable '.[dev,book]' --constraint constraints.txt
 	touch $@
 
 study: install
-	$(BIN)/clipnotes study --preset $(PRESET) --out $(OUT)
-	@echo "Open $(OUT)/index.html"
+	# a book of what ran, even where a notebook failed
+	$(BIN)/clipnotes study --preset $(PRESET) --out $(OUT); ran=$$?; $(BIN)/clipnotes book $(OUT) && exit $$ran
+	@echo "Open $(OUT)/book/index.html"
 
 # One process a core, of one thread each (tests/conftest.py).
 test: install

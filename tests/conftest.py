@@ -122,7 +122,8 @@ if Path("{name}.break").exists():
 figure, axes = plt.subplots()
 axes.plot(seeds, run.records["value"])
 alt = "A line that rises with the seed."
-run.figure("fig1_toy", figure, alt=alt, data=run.records, caption="Toy.", table=True)"""
+run.figure("fig1_toy", figure, alt=alt, data=run.records, caption="Toy.", table=True, exhibit="B, Fig. 4", key=True)
+run.takeaway(f"{len(seeds)} seeds & no <bold> claim, as notebook 02 says.", key=True)"""
 
 
 def write_notebook(path, parameters=PARAMETERS, body=BODY, finish="run.finish()", start=START):

@@ -25,11 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA_NAMES = {"pytorch": "torch"}
 # the name under which a package is imported, where it is another one
-MODULES = {"open_clip_torch": "open_clip", "ipython": "IPython", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+MODULES = {"open_clip_torch": "open_clip", "ipython": "IPython", "myst-nb": "myst_nb", "pillow": "PIL", "pyyaml": "yaml",
+           "scikit-learn": "sklearn", "sphinx-book-theme": "sphinx_book_theme"}
 BROUGHT_ALONG = {"distributed"}  # parts of a declared package: of dask[distributed]
 
 
-def declared(extras=("test", "dev")):
+def declared(extras=("book", "test", "dev")):
     """{canonical name: Requirement} of pyproject.toml, with the extras, without the package itself."""
     lines = PROJECT["dependencies"] + [line for e in extras for line in PROJECT["optional-dependencies"][e]]
     requirements = {canonicalize_name(r.name): r for r in map(Requirement, lines)}
@@ -55,7 +56,7 @@ def test_conda_users_get_the_same_set():
 
 
 def test_every_import_of_the_package_is_declared():
-    allowed = {MODULES.get(r.name, r.name) for r in declared(extras=()).values()} | BROUGHT_ALONG
+    allowed = {MODULES.get(r.name, r.name) for r in declared(extras=("book",)).values()} | BROUGHT_ALONG
     for file in ROOT.glob("clipnotes/**/*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

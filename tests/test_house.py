@@ -23,6 +23,7 @@ FLOORS = [  # a room may import rooms of earlier lines only, and its own modules
     {"exhibits"},
     {"lab"},
     {"running"},
+    {"book"},
     {"cli"},
     {"__main__"},
 ]

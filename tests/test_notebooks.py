@@ -131,7 +131,7 @@ def readme_commands():
 
 
 NEEDS_MORE = {  # commands that need a network, a data set, an hour, or run other tests of this suite
-    "make study", "make test", "clipnotes study --preset laptop", "clipnotes pocket show",
+    "make study", "make test", "clipnotes book runs/quick", "clipnotes study --preset laptop", "clipnotes pocket show",
     "clipnotes run 02 -p features=oxford_pets.npz --out runs/pets",
     "clipnotes run 04 -p features_dir=features -p datasets=[dtd,stanford_cars] -p dataset=dtd -p generic=[imagenet,food101] "
     "-p corrections=[whitening]",

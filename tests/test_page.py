@@ -1,25 +1,41 @@
-"""Pages read without a network: formulas become MathML, code stays code, alternative texts survive."""
+"""Plain pages: formulas become MathML, code stays code, alternative texts survive, nothing of run.json is HTML."""
+
+import re
 
 import nbformat
-from nbformat.v4 import new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from clipnotes.running.page import formulas_to_mathml, write_page
-
-
-def test_formulas_become_mathml():
-    text = formulas_to_mathml(r"The area $\min(p_b, q_b)$ is" + "\n\n" + r"$$\sum_{b=1}^{B} p_b$$")
-    assert "$" not in text and text.count("<math") == 2
-    assert text.index('display="inline"') < text.index('display="block"')
-    assert "\u2211" in text.replace("&#x02211;", "\u2211")
+from clipnotes.running.contents import contents_html
+from clipnotes.running.page import write_page
+from clipnotes.series.notebooks import find
 
 
-def test_dollars_in_code_are_no_formulas():
-    text = "`echo $HOME $PATH` and\n```\na = $b + $c\n```\ncosts 5 $"
-    assert formulas_to_mathml(text) == text
+def page_of(tmp_path, *cells):
+    nbformat.write(new_notebook(cells=list(cells)), tmp_path / "notebook.ipynb")
+    write_page(tmp_path, "A < B?")
+    return (tmp_path / "notebook.html").read_text(encoding="utf-8")
 
 
-def test_the_page_needs_no_mathjax(tmp_path):
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# Title\n\n$x_i$")]), tmp_path / "notebook.ipynb")
-    write_page(tmp_path, "Title")
-    page = (tmp_path / "notebook.html").read_text(encoding="utf-8")
-    assert "<msub><mi>x</mi><mi>i</mi></msub>" in page and "cdnjs.cloudflare.com/ajax/libs/mathjax" not in page
+def test_formulas_become_mathml(tmp_path):
+    text = "The area $\\min(p_b, q_b)$ is\n\n$$\\sum_b p_b$$\n\n`echo $HOME $PATH` and\n```\na = $b + $c\n```\ncosts 5 $"
+    page = page_of(tmp_path, new_markdown_cell(text))
+    assert re.findall(r'<math[^>]*display="(\w+)"', page) == ["inline", "block"]
+    assert "<code>echo $HOME $PATH</code>" in page and "a = $b + $c" in page and "costs 5 $" in page
+
+
+def test_a_page_needs_nothing_beside_it_and_keeps_alternative_texts(tmp_path):
+    figure = '<figure id="a"><img src="data:image/webp;base64," alt="A line that rises."></figure>'
+    page = page_of(tmp_path, new_markdown_cell("# Title"), new_code_cell("draw()", outputs=[
+        new_output("display_data", {"text/html": figure, "image/png": "iVBORw0KGgo=", "text/plain": "A line that rises."})]))
+    assert re.search(r'<figure id="a"><img [^>]*alt="A line that rises."', page) and "<title>A &lt; B?</title>" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page) and "mathjax" not in page.lower() and "require" not in page
+
+
+def test_contents_escape_what_a_run_wrote(toy_notebook):
+    bad = {"takeaway": "<script>1</script>", "error": "KeyError: <b>", "status": "failed", "seconds": 1.5, "number": "01",
+           "question": "a < b", "link": None, "reproduces": "<i>", "minutes": 1, "picture": 'x" onerror="1',
+           "figure": {"id": "f", "alt": '"><script>'}}
+    page = contents_html([bad])
+    assert not re.search(r"<script|<b>|<i>|a < b", page) and 'onerror="' not in page
+    assert "&lt;script&gt;1" in page and "0 of 1 notebooks complete." in page
+    assert find("01").question in contents_html([bad | {"question": find("01").question}])

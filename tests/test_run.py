@@ -100,7 +100,7 @@ def test_a_figure_is_three_files_and_its_description(run, capsys):
     shown = capsys.readouterr().out
     assert ALT in shown and "A caption." in shown and "x" in shown
     assert not matplotlib.pyplot.fignum_exists(figure.number)
-    assert facts(run)["figures"] == [{"id": "fig1_line", "alt": ALT, "caption": "A caption."}]
+    assert facts(run)["figures"] == [{"id": "fig1_line", "alt": ALT, "caption": "A caption.", "exhibit": "", "key": False}]
     run.figure("again", draw(), alt=ALT, data=data)
     assert (folder / "again.svg").read_text() == svg, "the same figure gives the same bytes"
 

@@ -117,6 +117,16 @@ def study(preset, only, resume, out, update, jobs, force):
 
 
 @cli.command()
+@click.argument("study", metavar="DIR", type=click.Path(file_okay=False))
+@click.option("--out", type=click.Path(file_okay=False), help="Folder of the book [default: DIR/book].")
+def book(study, out):
+    """Build the book of the study in DIR: its executed notebooks as one site with search and a gallery of figures."""
+    from clipnotes.book.build import build_book
+
+    click.echo(f"Book: {build_book(study, out)}")
+
+
+@cli.command()
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 @click.option("--out", type=FILE, help="File of the table [default: gathered.csv in the first DIR].")
 @click.option("--compact", "brief", is_flag=True, help="Keep only what the exhibits of the papers need.")

@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython import get_ipython
+from matplotlib.figure import Figure
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import papers
@@ -25,7 +26,7 @@ from clipnotes.folder_names import full_name, in_names, short_names
 from clipnotes.lab.figures import save_figure, use_style
 from clipnotes.lab.opening import describe
 from clipnotes.lab.provenance import git_commit, seed_everything, versions
-from clipnotes.lab.show import short_path, show, show_table
+from clipnotes.lab.show import short_path, show, show_figure, show_table
 from clipnotes.series import run_folder
 from clipnotes.series.notebooks import Notebook, find
 from clipnotes.series.parameters import check
@@ -76,8 +77,8 @@ class Run:
         self.shown = in_names(lambda text: self.short.get(text, text), parameters)
         self.out = Path(parameters.get("out") or f"runs/{notebook.name}")
         self._rows = []  # pairs of a row and the id of the cell that recorded it
-        self._figures = {}  # id: {"id", "alt", "caption", "cell"}
-        self._takeaways = []  # {"text", "cell"}
+        self._figures = {}  # id: {"id", "alt", "caption", "exhibit", "key", "cell"}
+        self._takeaways = []  # {"text", "key", "cell"}
         self._cell = None
         self._unsaved = False
         self.versions = versions()
@@ -146,23 +147,25 @@ class Run:
         further = [column for column in frame.columns if column not in COLUMNS]
         return frame.reindex(columns=COLUMNS + further)
 
-    def figure(self, id, figure, *, alt, data, caption="", table=False):
+    def figure(self, id: str, figure: Figure, *, alt: str, data: pd.DataFrame, caption: str = "", table: bool = False,
+               exhibit: str = "", key: bool = False) -> None:
         """Write figures/ID.png, .svg and .csv, show the picture with its alternative text, close the figure.
 
         id: lower-case letters, digits and underscores, once a run. alt: a sentence saying what is to be seen.
         data: data frame of the numbers drawn. caption: shown below. table: show the numbers as a table too.
+        exhibit: the papers' exhibit that it redraws, such as "B, Fig. 4", under which the book's gallery has it.
+        key: the one figure that stands for the notebook on the contents page.
         """
         self._check_figure(id, alt, data)
         png = save_figure(figure, self.out / "figures", id)
         with atomic_write(self.out / "figures" / f"{id}.csv") as stream:
             data.to_csv(stream, index=not isinstance(data.index, pd.RangeIndex), lineterminator="\n")
-        self._figures[id] = {"id": id, "alt": alt, "caption": caption, "cell": self._cell}
+        facts = {"id": id, "alt": alt, "caption": caption, "exhibit": exhibit, "key": key}
+        self._figures[id] = facts | {"cell": self._cell}
         self.flush()
         self._write_facts()
         plt.close(figure)
-        show(alt, png=png)
-        if caption:
-            show(caption, html=f"<p><em>{escape(caption)}</em></p>")
+        show_figure(id, png, alt, caption)
         if table:
             show_table(data)
 
@@ -175,12 +178,13 @@ class Run:
         frame = frame.loc[:, [frame[column].astype(bool).any() for column in frame]]
         show_table(frame, f"{item}: reference numbers{' and ours' * ('ours' in frame)}.", rows=60)
 
-    def takeaway(self, text):
-        """Show one sentence drawn from the numbers above it, and keep it for the contents page.
+    def takeaway(self, text: str, key: bool = False) -> None:
+        """Show one sentence drawn from the numbers above it, and keep it in run.json.
 
         Write it so that it holds whatever the numbers are: values, not verdicts that a rerun could belie.
+        key: the one takeaway that stands for the notebook on the contents page.
         """
-        self._takeaways.append({"text": text, "cell": self._cell})
+        self._takeaways.append({"text": text, "key": key, "cell": self._cell})
         self._write_facts()
         show(f"Takeaway: {text}", html=f"<p><strong>Takeaway.</strong> {escape(text)}</p>")
 
@@ -206,13 +210,16 @@ class Run:
         if self._facts["status"] == "complete":  # a cell that is run again after the last one
             self._write_facts()
 
-    def _check_figure(self, id, alt, data):
+    def _check_id(self, id):
         if not re.fullmatch(run_folder.FIGURE_ID, id):
             raise ClipnotesError(
                 f"The figure id is {id!r}; use lower-case letters, digits and underscores only."
             )
         if id in self._figures:
             raise ClipnotesError(f"The figure id {id!r} is taken in this run: choose another one.")
+
+    def _check_figure(self, id, alt, data):
+        self._check_id(id)
         if not isinstance(alt, str) or len(alt.split()) < 3:
             raise ClipnotesError(
                 f"The alt text of figure {id} is {alt!r}: say in a sentence what the figure shows."
@@ -231,9 +238,10 @@ class Run:
         names = [RESULTS, *(f"figures/{id}.{kind}" for id in self._figures for kind in run_folder.FIGURE_KINDS)]
         whole = run_folder.seal(self.out, names) if self._facts["status"] == "complete" else {}
         names += [run_folder.NOTEBOOK, run_folder.PAGE] * self._headless
-        figures = [{key: f[key] for key in ("id", "alt", "caption")} for f in self._figures.values()]
+        figures = [{key: value for key, value in f.items() if key != "cell"} for f in self._figures.values()]
         takeaways = [takeaway["text"] for takeaway in self._takeaways]
-        self._facts |= {"files": dict.fromkeys(names) | whole, "figures": figures, "takeaways": takeaways}
+        self._facts |= {"files": dict.fromkeys(names) | whole, "figures": figures, "takeaways": takeaways,
+                        "key_takeaway": next((t["text"] for t in self._takeaways if t["key"]), "")}
         write_facts(self.out, self._facts)
 
     def _cell_begins(self, info):

@@ -1,27 +1,53 @@
 """What a notebook run shows: rich in a notebook, plain text anywhere else."""
 
 import base64
+import io
 from html import escape
 from pathlib import Path
 
 from IPython import get_ipython
 from IPython.display import display
+from PIL import Image
+
+from clipnotes.series.run_folder import MARK
 
 NO_FORMULAS = "tex2jax_ignore mathjax_ignore"  # MathJax of either age: a class may be called "$5 to $10"
 
 
-def show(text, html=None, png=None):
-    """Display `text`, or `html` or the image `png` (bytes) with `text` as its fallback or alternative."""
-    if get_ipython() is None:
-        print(text)
-        return
-    bundle, metadata = {"text/plain": text}, {}
+def show(text: str, html: str | None = None, mark: dict | None = None) -> None:
+    """Display `text`, or `html` with `text` as its fallback; `mark` is kept as the output's metadata (see `MARK`)."""
+    bundle = {"text/plain": text}
     if html is not None:
         bundle["text/html"] = f'<div class="{NO_FORMULAS}">{html}</div>'
-    if png is not None:
-        bundle["image/png"] = base64.b64encode(png).decode()
-        metadata["image/png"] = {"alt": text}
-    display(bundle, raw=True, metadata=metadata)
+    display_bundle(bundle, mark)
+
+
+def show_figure(id: str, png: bytes, alt: str, caption: str = "") -> None:
+    """Display a picture with its alternative text and its caption.
+
+    As HTML, since JupyterLab knows alternative texts in HTML alone; as PNG for those who take no HTML.
+    """
+    picture = f"data:image/webp;base64,{base64.b64encode(webp(png)).decode()}"
+    below = f"\n<figcaption><em>{escape(caption)}</em></figcaption>" if caption else ""
+    html = (f'<figure id="{escape(id)}" class="{NO_FORMULAS}" style="margin: 1em 0">\n<img src="{picture}" alt="{escape(alt)}" '
+            f'style="max-width: 100%; height: auto">{below}\n</figure>')
+    bundle = {"text/plain": f"{alt}\n{caption}".strip(), "text/html": html, "image/png": base64.b64encode(png).decode()}
+    display_bundle(bundle, {"figure": id}, {"image/png": {"alt": alt}})
+
+
+def display_bundle(bundle, mark=None, metadata=None):
+    """Display the first of `bundle` that the reader's program can show; outside a notebook print its plain text."""
+    if get_ipython() is None:
+        print(bundle["text/plain"])
+    else:
+        display(bundle, raw=True, metadata=(metadata or {}) | ({MARK: mark} if mark else {}))
+
+
+def webp(png: bytes) -> bytes:
+    """The same pixels in half the bytes."""
+    small = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(small, "webp", lossless=True)
+    return small.getvalue()
 
 
 def show_table(frame, caption="", rows=12):

@@ -10,8 +10,8 @@ import nbformat
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
+from clipnotes.running.outputs import readable
 
-_WIDGET = "application/vnd.jupyter.widget-view+json"
 _LANGUAGE = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -54,11 +54,7 @@ def _calm(metadata):
 
 def _outputs(outputs, count):
     kept = []
-    for output in outputs:
-        if output.output_type == "stream" and output.name == "stderr":
-            continue
-        if _WIDGET in output.get("data", {}):
-            continue
+    for output in readable(outputs):
         # where a long print is cut into messages depends on timing
         if kept and output.output_type == kept[-1].output_type == "stream":
             kept[-1].text += output.text

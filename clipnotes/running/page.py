@@ -1,51 +1,49 @@
-"""The executed notebook as one HTML page that reads well without a network: alternative texts, formulas as MathML."""
+"""Plain pages that need nothing beside them: an executed notebook, and the contents of a study. `clipnotes book` does more."""
 
-import re
 from pathlib import Path
 
+import jinja2
+import nbformat
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from pygments.formatters import HtmlFormatter
+
 from clipnotes.files import atomic_write
+from clipnotes.running.mathml import mathml
 
-_CODE = r"```.*?```|`[^`\n]+`"  # dollars inside are not formulas
-_FORMULA = re.compile(rf"(?P<code>{_CODE})|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$", re.S)
-
-# the template's page is too narrow for our lines of code, and its tables set words flush right
-_STYLE = """<style>
-.container { width: 94% !important; max-width: 84rem !important; }
-.rendered_html th, .rendered_html td { text-align: left; vertical-align: top; max-width: 40rem; }
-</style>
-</head>"""
+TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+                               lstrip_blocks=True, undefined=jinja2.StrictUndefined)
 
 
-def write_page(out, title):
-    """Write OUT/notebook.html from OUT/notebook.ipynb, if there is one.
-
-    The template is classic, since nbconvert's default one drops alternative texts.
-    """
-    import nbformat
-    from nbconvert import HTMLExporter
-
+def write_page(out: str | Path, title: str) -> None:
+    """Write OUT/notebook.html from OUT/notebook.ipynb, if there is one."""
     source = Path(out) / "notebook.ipynb"
-    if not source.is_file():
-        return
-    notebook = nbformat.read(source, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = formulas_to_mathml(cell.source)
-    exporter = HTMLExporter(template_name="classic", mathjax_url="")
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
-    with atomic_write(Path(out) / "notebook.html") as stream:
-        stream.write(page.replace("</head>", _STYLE, 1))
+    if source.is_file():
+        body, _ = NotebookBody(template_name="basic").from_notebook_node(nbformat.read(source, as_version=4))
+        write_html(Path(out) / "notebook.html", title, body)
 
 
-def formulas_to_mathml(markdown):
-    """Markdown with its LaTeX formulas as MathML, which browsers draw by themselves; MathJax would be a download."""
-    from latex2mathml.converter import convert
+def write_html(path: Path, title: str, body: str) -> None:
+    """Write an HTML file with our style around `body`, HTML itself."""
+    code = HtmlFormatter(style="sas").get_style_defs(".highlight")
+    with atomic_write(path) as stream:
+        stream.write(TEMPLATES.get_template("page.html.j2").render(title=title, code_style=code, body=body))
 
-    def mathml(match):
-        if match["code"]:
-            return match["code"]
-        if match["block"]:
-            return convert(match["block"].strip(), display="block")
-        return convert(match["inline"])
 
-    return _FORMULA.sub(mathml, markdown)
+class NotebookBody(HTMLExporter):
+    """nbconvert's plain HTML of a notebook, with formulas as MathML in place of text for MathJax."""
+
+    @jinja2.pass_context
+    def markdown2html(self, context, source):
+        attachments = context.get("cell", {}).get("attachments", {})
+        return MarkdownWithMath(renderer=MathMLRenderer(escape=False, attachments=attachments)).render(source)
+
+
+class MathMLRenderer(IPythonRenderer):
+    """nbconvert's Markdown, which knows what is a formula and what is code."""
+
+    def inline_math(self, body):
+        return mathml(body)
+
+    def block_math(self, body):
+        return mathml(body, "block")

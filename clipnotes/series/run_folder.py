@@ -20,6 +20,7 @@ from clipnotes.files import atomic_write
 from clipnotes.text_files import read_json
 
 KEYS = ["dataset", "model", "method", "loss", "q", "shots", "noise_kind", "noise_rate", "seed"]
+MARK = "clipnotes"  # the key of our own entries in the metadata of a notebook's outputs: {"figure": id}
 COLUMNS = ["notebook", *KEYS, "metric", "value"]
 
 NOTEBOOK, PAGE, RESULTS = "notebook.ipynb", "notebook.html", "results.csv"
@@ -43,8 +44,9 @@ _FACTS = fastjsonschema.compile({
         "files": {"type": "object", "propertyNames": {"pattern": _FILE}, "additionalProperties": {"anyOf": [
             {"type": "null"}, _SEAL]}},  # null: of a run that is not complete
         "figures": {"type": "array", "items": {"type": "object", "required": ["id", "alt"], "properties": {
-            "id": {"type": "string", "pattern": f"^{FIGURE_ID}$"}, "alt": {"type": "string"}, "caption": {"type": "string"}}}},
-        "takeaways": {"type": "array", "items": {"type": "string"}},
+            "id": {"type": "string", "pattern": f"^{FIGURE_ID}$"}, "alt": {"type": "string"}, "caption": {"type": "string"},
+            "exhibit": {"type": "string"}, "key": {"type": "boolean"}}}},
+        "takeaways": {"type": "array", "items": {"type": "string"}}, "key_takeaway": {"type": "string"},
         "versions": {"type": "object", "additionalProperties": {"type": "string"}},
         "seconds": {"type": "number", "minimum": 0, "maximum": 1e9},
         "code_hash": {"type": "string"}, "error": {"type": "string"}, "git_commit": {"type": "string"},

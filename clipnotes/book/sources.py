@@ -1,0 +1,112 @@
+"""What Sphinx reads: the executed notebooks made ready for pages, the contents, and the gallery of figures."""
+
+import re
+import shutil
+from pathlib import Path
+
+import jinja2
+import nbformat
+from PIL import Image
+
+from clipnotes.errors import ClipnotesError
+from clipnotes.running.contents import contents_html, entry
+from clipnotes.running.outputs import readable
+from clipnotes.series.notebooks import Notebook, series
+from clipnotes.series.run_folder import MARK, read_facts
+
+TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+                               lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+DRAWS = re.compile(r"\brun\.(figure|explore)\(")
+
+
+def write_sources(study: Path, folder: Path) -> None:
+    """Write the book's sources into the new folder `folder`: NAME.ipynb, index.md, gallery.md and the files they link to."""
+    notebooks = [notebook for notebook in series() if (study / notebook.name / "notebook.ipynb").is_file()]
+    if not notebooks:
+        raise ClipnotesError(f"No notebook of the series was run in {study}: run `clipnotes study --out {study}` first.")
+    (folder / "extra").mkdir(parents=True)
+    figures = []
+    for notebook in notebooks:
+        run = study / notebook.name
+        drawn = figures_of(run, notebook)
+        if drawn:
+            shutil.copytree(run / "figures", folder / "extra" / "figures" / notebook.name)
+        ready = page_source(nbformat.read(run / "notebook.ipynb", as_version=4), drawn)
+        nbformat.write(ready, folder / f"{notebook.name}.ipynb")
+        figures += drawn.values()
+    write_raw(folder, "gallery", "Figures by exhibit", render("gallery.html.j2", groups=by_exhibit(figures)))
+    write_raw(folder, "index", "clipnotes: the study", contents(study, notebooks), toctree(notebooks))
+
+
+def figures_of(run: Path, notebook: Notebook) -> dict[str, dict]:
+    """{id: facts} of the figures in a run folder, with the addresses of their files and their size in pixels."""
+    found = {}
+    for facts in read_facts(run).get("figures", []):
+        picture = run / "figures" / f"{facts['id']}.png"
+        if not picture.is_file():
+            continue
+        width, height = Image.open(picture).size
+        found[facts["id"]] = {"exhibit": "", "caption": ""} | facts | {
+            "width": width, "height": height, "files": f"figures/{notebook.name}/{facts['id']}",
+            "page": f"{notebook.name}.html", "number": notebook.number, "question": notebook.question,
+            "anchor": anchor(facts.get("exhibit", ""))}
+    return found
+
+
+def page_source(notebook, figures: dict[str, dict]):
+    """The notebook with linked pictures in place of embedded ones, drawing code folded, and nothing that needs a kernel."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        tags = set(cell.metadata.get("tags", []))
+        if "injected-parameters" in tags or DRAWS.search(cell.source):
+            cell.metadata["tags"] = sorted(tags | {"hide-input"})
+        cell.outputs = readable(cell.outputs)
+        for output in cell.outputs:
+            figure = figures.get(output.get("metadata", {}).get(MARK, {}).get("figure"))
+            if figure:
+                output.data = {"text/html": render("figure.html.j2", figure=figure)}
+    return notebook
+
+
+def by_exhibit(figures: list[dict]) -> list[dict]:
+    """Groups {"exhibit", "anchor", "figures"}: the papers' exhibits in order, then the figures that redraw none."""
+    names = sorted({figure["exhibit"] for figure in figures}, key=lambda name: (not name, exhibit_order(name)))
+    return [{"exhibit": name, "anchor": anchor(name), "figures": [figure for figure in figures if figure["exhibit"] == name]}
+            for name in names]
+
+
+def exhibit_order(name):
+    """Numbers in an exhibit's name count as numbers: Fig. 2 before Fig. 10."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def anchor(exhibit):
+    return re.sub(r"[^a-z0-9]+", "-", exhibit.lower()).strip("-") or "further"
+
+
+def contents(study, notebooks):
+    """The list of the whole series, with links to the pages that there are."""
+    there = {notebook.name for notebook in notebooks}
+    entries = [entry(study, notebook) for notebook in series()]
+    for each in entries:
+        each["link"] = f"{each['name']}.html" if each["name"] in there else None
+        each["picture"] = each["figure"] and f"figures/{each['name']}/{each['figure']['id']}.png"
+    return contents_html(entries)
+
+
+def toctree(notebooks):
+    lines = [f"{notebook.number} {notebook.question} <{notebook.name}>" for notebook in notebooks]
+    return "\n".join(["```{toctree}", ":hidden:", "", *lines, "Figures by exhibit <gallery>", "```", ""])
+
+
+def write_raw(folder, name, title, html, markdown=""):
+    """A page NAME.md whose text is HTML: read from a file, it meets no Markdown."""
+    (folder / f"{name}.html").write_text(html, encoding="utf-8")
+    page = f"# {title}\n\n```{{raw}} html\n:file: {name}.html\n```\n\n{markdown}"
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")
+
+
+def render(template, **values):
+    return TEMPLATES.get_template(template).render(**values)

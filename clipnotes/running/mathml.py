@@ -1,0 +1,8 @@
+"""Formulas as MathML, which browsers draw by themselves; MathJax would be a download."""
+
+
+def mathml(latex: str, display: str = "inline") -> str:
+    """Return LaTeX as a <math> element; display: "inline" or "block"."""
+    from latex2mathml.converter import convert
+
+    return convert(latex.strip(), display=display)
