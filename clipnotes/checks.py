@@ -30,11 +30,11 @@ MOST_CLASSES = 10**6  # a label beyond this, where nothing says how many classes
 # --- features, labels, class names --------------------------------------------------------------------------------
 
 
-def feature_matrix(x: Any, name: str = "x", width: int | None = None) -> torch.Tensor:
+def feature_matrix(x: Any, name: str = "x", width: int | None = None, views: bool = True) -> torch.Tensor:
     """Features [N, d], or of V views [V, N, d], as a tensor of the values given: nothing is averaged or made unit.
 
     x: a tensor, array, data frame or nested list. float64 tensors and arrays stay so, all else becomes float32.
-    width: the d that is expected, if any.
+    width: the d that is expected, if any. views: whether views [V, N, d] are taken.
     Raises ClipnotesError for what is not numbers, other shapes, no rows, NaN or infinite values, another width.
     """
     import torch
@@ -43,8 +43,9 @@ def feature_matrix(x: Any, name: str = "x", width: int | None = None) -> torch.T
     if values.dtype == torch.bool or values.is_complex():
         raise ClipnotesError(f"{name} holds values of type {type_name(values)}; features are real numbers")
     values = values if str(getattr(x, "dtype", "")).endswith("float64") else values.float()
-    if values.ndim not in (2, 3):
-        raise ClipnotesError(f"{name} has shape {list(values.shape)}, but must be [N, d] or, with V views, [V, N, d]")
+    if values.ndim not in (2, 3)[:1 + views]:
+        raise ClipnotesError(f"{name} has shape {list(values.shape)}, but must be [N, d]"
+                             + " or, with V views, [V, N, d]" * views)
     if not values.numel():
         raise ClipnotesError(f"{name} has shape {list(values.shape)}, so no features; give at least one row")
     if not torch.isfinite(values).all():
@@ -217,6 +218,7 @@ class Several:
         self.rule, self.n = rule, n
 
     def __call__(self, values: Any, name: str) -> tuple:
+        values = values.tolist() if hasattr(values, "tolist") else values  # arrays and tensors
         if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != (self.n or max(1, len(values))):
             raise ClipnotesError(f"{name} = {short(values)} does not fit; give a list of {self.n or 'one or more'} values")
         return tuple(self.rule(value, f"{name}[{i}]") for i, value in enumerate(values))
@@ -229,8 +231,15 @@ def check_all(rules: dict[str, Any], values: Any) -> None:
 
 
 def short(value: Any) -> str:
-    """A value as code, on one line and cut where it is long, for the end of a sentence."""
-    if getattr(value, "ndim", 1) == 0:  # numpy writes its numbers as np.float64(0.5)
+    """A value as code, on one line and cut where it is long, an array by its shape, for the end of a sentence."""
+    if getattr(value, "ndim", None) == 0:  # numpy writes its numbers as np.float64(0.5)
         value = value.item()
-    text = " ".join(reprlib.repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    if hasattr(value, "shape"):
+        kind = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        return f"{type(value).__name__} {list(value.shape)}{kind and f' of {kind}'}"
+    text = " ".join(SHOWN.repr(value).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+SHOWN = reprlib.Repr()
+SHOWN.maxother, SHOWN.maxstring = 120, 60

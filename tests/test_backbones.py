@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from sgd_options import sgd_options
 from test_clip import openai_archive
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -17,12 +18,13 @@ from torch import nn
 from clipnotes.backbone import Clip, attach, load_clip
 from clipnotes.backbone.open_clip_models import pixels
 from clipnotes.backbone.plain_prompts import PlainEncoder
-from clipnotes.backbone.prompt_encoding import PromptEncoder
+from clipnotes.backbone.prompt_encoding import TreeEncoder
 from clipnotes.backbone.self_supervised import train_dino
-from clipnotes.backbone.text_towers import frame, text_tower, token_ids
+from clipnotes.backbone.text_towers import causal_text_tower, frame, token_ids
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import PromptTuning, ZeroShot
 from clipnotes.methods.encoder_tuning import TextEncoderTuning
+from clipnotes.methods.sgd import SGDConfig
 
 NAMES = ["red_star", "blue square", "king", "small red circle"]
 
@@ -126,10 +128,10 @@ def pil(pixels):
 
 def test_prompts_at_true_size_are_those_of_plain_encoding(true):
     _, _, clip, _ = true
-    prompt = PromptTuning(clip, NAMES, n_context=16)
-    assert isinstance(prompt.encoder, PromptEncoder)
+    prompt = PromptTuning(clip, NAMES, n_context=16).start()
+    assert isinstance(prompt.layout_.encoder, TreeEncoder)
     results = []
-    for encoder in (prompt.encoder, PlainEncoder(clip, prompt.sequences, clip.model)):
+    for encoder in (prompt.layout_.encoder, PlainEncoder(clip, prompt.layout_.sequences, clip.model)):
         learnt = prompt.learnt_.clone().requires_grad_()
         features = encoder(learnt[None])[0]
         upstream = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
@@ -143,7 +145,7 @@ def test_prompts_at_true_size_are_those_of_plain_encoding(true):
 def test_the_text_tower_of_true_size_learns(true):
     _, _, clip, _ = true
     x, y = torch.randn(4, clip.dim, generator=torch.Generator().manual_seed(1)), torch.arange(4)
-    tuning = TextEncoderTuning(clip, NAMES, epochs=2, lr=1e-3, warmup_lr=1e-3, progress=False)
+    tuning = TextEncoderTuning(clip, NAMES, sgd=SGDConfig(epochs=2, lr=1e-3, warmup_lr=1e-3))
     before = F.cross_entropy(ZeroShot(clip.classifier(NAMES, [tuning.template]), clip.logit_scale).logits(x), y).item()
     tuning.fit(x, y)
     assert tuning.losses_[0] == pytest.approx(before, abs=1e-3) and tuning.losses_[1] < tuning.losses_[0]
@@ -293,27 +295,27 @@ def test_prompts_that_are_ordinary_texts(wordwise):
     for options, template in (({}, usual), ({"context": "class"}, usual), ({"learn": "both"}, usual),
                               ({"recompute": True}, usual), ({"position": "middle"}, within),
                               ({"position": "front"}, "{} a dark photo of a.")):
-        prompt = PromptTuning(wordwise, NAMES, init="a dark photo of a", **options)
-        assert isinstance(prompt.encoder, PlainEncoder) and prompt.n_context == 5
+        prompt = PromptTuning(wordwise, NAMES, init="a dark photo of a", **options).start()
+        assert isinstance(prompt.layout_.encoder, PlainEncoder) and prompt.layout_.n_context == 5
         texts = [template.format(name.replace("_", " ")) for name in NAMES]
         torch.testing.assert_close(prompt.text_features(), F.normalize(wordwise.encode_texts(texts), dim=-1), rtol=0, atol=1e-5)
-    bare = PromptTuning(wordwise, NAMES, n_context=0).text_features()
+    bare = PromptTuning(wordwise, NAMES, n_context=0).start().text_features()
     texts = [f"{name.replace('_', ' ')}." for name in NAMES]
     torch.testing.assert_close(bare, F.normalize(wordwise.encode_texts(texts), dim=-1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_by_prompts_are_those_by_the_embeddings_of_their_words(wordwise, recompute):
-    prompt = PromptTuning(wordwise, NAMES, init="dark wooden", recompute=recompute)  # words that no class name has
+    prompt = PromptTuning(wordwise, NAMES, init="dark wooden", recompute=recompute).start()  # words that no class name has
     upstream = torch.randn(2, len(NAMES), 32, generator=torch.Generator().manual_seed(0))
     learnt = torch.stack([prompt.learnt_, prompt.learnt_]).requires_grad_()
-    ours = torch.autograd.grad((prompt.encoder(learnt) * upstream).sum(), learnt)[0]
-    weight = prompt.encoder.embedding.weight.requires_grad_()
+    ours = torch.autograd.grad((prompt.layout_.encoder(learnt) * upstream).sum(), learnt)[0]
+    weight = prompt.layout_.encoder.embedding.weight.requires_grad_()
     try:
         text = wordwise.model.encode_text(wordwise.tokenizer([f"dark wooden {name.replace('_', ' ')}." for name in NAMES]),
                                           normalize=False)
         for i in range(2):
-            plain = torch.autograd.grad((text * upstream[i]).sum(), weight, retain_graph=True)[0][prompt.phrase_ids]
+            plain = torch.autograd.grad((text * upstream[i]).sum(), weight, retain_graph=True)[0][prompt.layout_.phrase_ids]
             assert relative(ours[i], plain) <= 1e-5
     finally:
         weight.requires_grad_(False)
@@ -324,11 +326,11 @@ def test_prompts_and_towers_of_every_form_learn(wordwise):
     x = torch.randn(4, 32, generator=generator)[y] + 0.3 * torch.randn(16, 32, generator=generator)
     state = {key: value.clone() for key, value in wordwise.model.state_dict().items()}
     for learn in ("context", "both"):
-        prompt = PromptTuning(wordwise, NAMES, n_context=4, epochs=8, batch_size=16, lr=0.1, learn=learn)
+        prompt = PromptTuning(wordwise, NAMES, n_context=4, learn=learn, sgd=SGDConfig(epochs=8, batch_size=16, lr=0.1))
         prompt.fit(x, y, progress=False)
         assert prompt.losses_[-1] < prompt.losses_[0] and np.isfinite(prompt.losses_).all()
-    recipe = {"epochs": 6, "batch_size": 16, "lr": 0.05, "warmup_lr": 1e-6, "progress": False}
-    tuning = TextEncoderTuning(wordwise, NAMES, **recipe)
+    recipe = {"epochs": 6, "batch_size": 16, "lr": 0.05, "warmup_lr": 1e-6}
+    tuning = TextEncoderTuning(wordwise, NAMES, **sgd_options(**recipe))
     before = F.cross_entropy(ZeroShot(wordwise.classifier(NAMES, [tuning.template]), wordwise.logit_scale).logits(x), y).item()
     tuning.fit(x, y)
     assert tuning.losses_[0] == pytest.approx(before, rel=1e-3) and tuning.losses_[-1] < before
@@ -342,14 +344,14 @@ def test_the_frame_of_a_text_and_its_room(sigmoid):
     words = Clip("tiny-words", sigmoid.model, sigmoid.preprocess, Words())
     assert (frame(sigmoid), frame(words)) == ((1, 1), (0, 0))
     assert token_ids(words, ["red star"])[0] == [hash_of("red"), hash_of("star")]
-    assert PromptTuning(words, NAMES, init="red star").nearest_words(1)["word"].tolist() == [
+    assert PromptTuning(words, NAMES, init="red star").start().nearest_words(1)["word"].tolist() == [
         f"token {hash_of('red')}", f"token {hash_of('star')}"]
     for clip, length in ((words, 27), (sigmoid, 29)):  # three words and a full stop, within a frame or not
         with says(f"^the prompt of class 'small red circle' with n_context = 23 has {length} tokens, but {clip.name} takes at "
                   f"most 24; lower n_context to {47 - length}$"):
-            PromptTuning(clip, NAMES[-1:], n_context=23)
+            PromptTuning(clip, NAMES[-1:], n_context=23).start()
     with says("^the prompts of this model cannot share the states of common tokens: it pools text by 'last'; use a CLIP whose"):
-        text_tower(sigmoid.model)
+        causal_text_tower(sigmoid.model)
 
 
 def test_a_token_behind_the_padding_is_refused(sigmoid):
@@ -358,7 +360,7 @@ def test_a_token_behind_the_padding_is_refused(sigmoid):
 
     with says("^prompts cannot be learnt with bert: its tokenizer puts a token behind the padding; use a model that pads to "
               "the end, such as ViT-B-32 or ViT-B-16-SigLIP$"):
-        PromptTuning(Clip("bert", sigmoid.model, sigmoid.preprocess, tokenizer), NAMES)
+        PromptTuning(Clip("bert", sigmoid.model, sigmoid.preprocess, tokenizer), NAMES).start()
 
 
 # --- what files and the machine lack ------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from clipnotes.data import FeatureBank
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import APE, Grid, TipAdapter, TipAdapterF, TipX, Whitening, ZeroShot
-from clipnotes.methods.caches import channel_criterion, class_sums, kl_affinity, top_channels
+from clipnotes.methods.caches import class_sums, kl_affinity
+from clipnotes.methods.caches_ape import channel_criterion, top_channels
 from clipnotes.methods.caches_search import GRIDS, lead, right_intervals, sweep, tip_adapter_grid
 
 MODELS = {"tip": TipAdapter, "tip-x": TipX, "ape": APE}
@@ -399,7 +400,7 @@ def test_fine_tuned_keys():
 def test_bad_input():
     keys, labels, text, x, y = problem()
     fit = TipAdapter().fit
-    with says("^this TipX has no cache yet; call fit"):
+    with says("^this TipX has learnt nothing yet; call fit first$"):
         TipX().logits(x)
     with says(r"^keys has shape \[24\], but must be \[N, d\] or, with V views, \[V, N, d\]$"):
         fit(keys[:, 0], labels, text)
@@ -423,14 +424,19 @@ def test_bad_input():
         fit(keys, labels, text).score(x, y, x)
     with says("^39 rows of affinity_x for 40 rows of x; give the same images$"):
         fit(keys, labels, text, keys).logits(x, x[1:])
-    with says("^alpha = -1 is out of range; it must be 0 or more, and finite$"):
-        TipAdapter(alpha=-1)
-    with says('^compat = \'paper\' is unknown; it must be None or "reference"$'):
-        TipX(compat="paper")
-    with says("^temperature = 0 must be positive"):
-        TipX(temperature=0)
-    with says("^affinity_channels = 'all' is unknown"):
-        APE(affinity_channels="all")
+    for cache, message in [(TipAdapter(alpha=-1), "^alpha = -1 is out of range; it must be a number of 0 or more$"),
+                           (TipAdapter(beta="5.5"), "^beta = '5.5' is no number"),
+                           (TipAdapter(chunk=0), "^chunk = 0 is out of"),
+                           (TipX(compat="paper"), "^compat = 'paper' is unknown; choose None or 'reference'$"),
+                           (TipX(temperature=0), "^temperature = 0 is out of range; it must be a number above 0$"),
+                           (APE(affinity_channels="all"), "^affinity_channels = 'all' is unknown"),
+                           (APE(weights=(1, 2, 3)), r"^weights = \(1, 2, 3\) does not fit; give a list of 2 values$"),
+                           (TipAdapterF(batch_size=0), "^batch_size = 0 is out of range"),
+                           (TipAdapterF(epochs=1.5), "^epochs = 1.5 is no whole number"),
+                           (TipAdapterF(lr=1e9), "^lr = 1000000000.0 is out of range; it must be a number from 0 to 1000$"),
+                           (TipAdapterF(lr=1000, beta=100), "^the loss became .* with lr = 1000; lower lr$")]:
+        with says(message):
+            cache.fit(keys, labels, text)
     with says("^n_channels = 17 is out of range; features have 16 channels$"):
         APE(n_channels=17).fit(keys, labels, text)
     with says("^1 class, but APE compares channels between classes; give two or more$"):
@@ -441,14 +447,12 @@ def test_bad_input():
         fit(keys, labels, text).search(x, y, grid="paper-a", betas=[1])
     with says("^gammas were given, but TipAdapter has no gamma; leave them out$"):
         fit(keys, labels, text).search(x, y, gammas=[1])
-    with says("^betas is empty; give at least one value$"):
+    with says(r"^betas = \[\] does not fit; give a list of one or more values$"):
         fit(keys, labels, text).search(x, y, betas=[])
     with says(r"^alphas\[1\] = nan is out of range"):
         Grid([0, float("nan")], [1])
     with says("^order = .* must name each of"):
         Grid([0], [1], order=("alpha", "beta"))
-    with says("^batch_size = 0 is out of range"):
-        TipAdapterF(batch_size=0)
     with says("^24 images and views of affinity_keys for 48 of keys"):
         TipAdapterF().fit(torch.stack([keys, keys]), labels, text, keys)
 

@@ -12,7 +12,7 @@ from clipnotes.analysis.confusion import Confusion, averaged_confusion, confusio
 from clipnotes.data.noise import corrupt_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.prompts import PromptTuning
-from clipnotes.methods.sgd import generator
+from clipnotes.seeding import generator
 
 NAMES = ["red_circle", "blue square", "king", "small star", "zigzag", "red square"]
 
@@ -59,7 +59,7 @@ def test_never_wrong():
 def test_every_draw_is_an_untrained_prompt(clip, images):
     x, y = images
     found = averaged_confusion(clip, x, y, NAMES, draws=11, n_context=4, seed=3, progress=False)
-    random, model, matrices = generator(3, "random prompts"), PromptTuning(clip, NAMES, n_context=4), []
+    random, model, matrices = generator(3, "random prompts"), PromptTuning(clip, NAMES, n_context=4).start(), []
     for accuracy in found.accuracies:
         model.learnt_ = 0.02 * torch.randn(4, model.learnt_.shape[1], generator=random)
         matrices.append(confusion_matrix(y, model.predict(x), normalize="true"))
@@ -160,7 +160,7 @@ def test_relabelled_classes_rarely_reach_the_bound():
 
 def test_bad_input(clip, images):
     x, y = images
-    with says("^draws = 0; give 1 or more, such as 100$"):
+    with says("^draws = 0 is out of range; it must be a whole number of 1 or more$"):
         averaged_confusion(clip, x, y, NAMES, draws=0)
     with says("^class 'zigzag' has no image among the 100, so its row has no shares; give images of every class, or only the "
               "names of those that occur$"):

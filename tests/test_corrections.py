@@ -143,7 +143,11 @@ def test_bad_input():
     with says("^n_components = 13 is out of range; features have 12 dimensions$"):
         PCAProjection(13).fit(x)
     with says("^power = -1 is out of range"):
-        Whitening(power=-1)
+        Whitening(power=-1).fit(x)
+    with says("^seed = -1 is out of range"):
+        FeatureAdapter(seed=-1).fit(x, y)
+    with says("^lr = 1e[+]38 is out of range; it must be a number from 0 to 1000$"):
+        FeatureAdapter(lr=1e38).fit(x, y)
     with says("^8 generic rows do not vary in all 12 dimensions; give more of them, or a ridge above 0$"):
         Whitening(1.0, ridge=0).fit(x[:8])
     with says("^this Whitening has learnt nothing yet; call fit"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pretend_gpu import PretendGpu, marked
+from sgd_options import sgd_options
 
 from clipnotes.analysis.confusion import averaged_confusion
 from clipnotes.analysis.gradients import gradient_ratio, sample_gradient_norms
@@ -14,6 +15,7 @@ from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import LinearProbe, PromptTuning
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning, image_tower
+from clipnotes.methods.sgd import SGDConfig
 
 NAMES = ["red star", "king", "zigzag"]
 
@@ -40,7 +42,7 @@ def test_auto_is_cuda_where_there_is_one(monkeypatch, tf32, available, chosen):
 def test_every_default_is_auto(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     clip = load_clip("pocket-vit", "random")
-    assert clip.device == "cpu" == ImageEncoderFineTuning(*image_tower(clip)).device
+    assert clip.device == "cpu" == choose_device()
 
 
 def test_devices_that_are_not_here():
@@ -108,7 +110,7 @@ def test_encoding(pair, pixels, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"learn": "both"}, {"context": "class", "recompute": True}], ids=str)
 def test_prompts(pair, problem, options, tmp_path):
     def features(clip):
-        prompt = PromptTuning(clip, NAMES, n_context=4, epochs=2, **options).fit(*problem, progress=False)
+        prompt = PromptTuning(clip, NAMES, n_context=4, **sgd_options(epochs=2, **options)).fit(*problem, progress=False)
         prompt.save(tmp_path / "p.safetensors")
         kept = PromptTuning.load(tmp_path / "p.safetensors", clip)
         assert len(kept.nearest_words(2)) and kept.score(*problem) == prompt.score(*problem)
@@ -121,7 +123,8 @@ def test_gradients_and_confusions(pair, problem):
     x, y = problem
 
     def numbers(clip):
-        models = {"prompt": PromptTuning(clip, NAMES, n_context=4, epochs=1), "probe": LinearProbe(epochs=1)}
+        models = {"prompt": PromptTuning(clip, NAMES, n_context=4, sgd=SGDConfig(epochs=1)),
+                  "probe": LinearProbe(sgd=SGDConfig(epochs=1))}
         ratios = gradient_ratio(models, x, y, torch.arange(6) < 3, n=2, n_classes=3, progress=False)["ratio"]
         return torch.cat([torch.tensor(ratios.to_numpy()), sample_gradient_norms(models["prompt"], x, y),
                           torch.tensor(averaged_confusion(clip, x, y, NAMES, draws=3, progress=False).matrix).flatten()])
@@ -130,9 +133,9 @@ def test_gradients_and_confusions(pair, problem):
 
 
 def test_the_text_tower_and_a_whole_image_encoder(pair, problem, pixels):
-    same(pair, lambda clip: TextEncoderTuning(clip, NAMES, epochs=2, progress=False).fit(*problem).logits(problem[0]))
-    same(pair, lambda clip: ImageEncoderFineTuning(*image_tower(clip), device=clip.device, epochs=1, batch_size=3,
-                                                   progress=False).fit(pixels, problem[1]).logits(pixels))
+    same(pair, lambda clip: TextEncoderTuning(clip, NAMES, sgd=SGDConfig(epochs=2)).fit(*problem).logits(problem[0]))
+    same(pair, lambda clip: ImageEncoderFineTuning(*image_tower(clip), device=clip.device, sgd=SGDConfig(epochs=1, batch_size=3)
+                                                    ).fit(pixels, problem[1]).logits(pixels))
 
 
 @pytest.mark.parametrize("train", ["supervised", "self-supervised"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from sgd_options import sgd_options
 
 from clipnotes.analysis.gradients import draw_groups, gradient, gradient_ratio, sample_gradient_norms
 from clipnotes.data.noise import corrupt_labels
@@ -11,7 +12,7 @@ from clipnotes.methods import ZeroShot
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import LinearProbe
 from clipnotes.methods.prompts import PromptTuning
-from clipnotes.methods.sgd import generator
+from clipnotes.seeding import generator
 
 NAMES = ["red circle", "blue square", "king", "small star", "zigzag"]
 LOSSES = [("ce", 0.7), ("gce", 0.7), ("gce", 0.3), ("mae", 0.7)]
@@ -36,11 +37,12 @@ def data(text):
 
 
 def few(clip, **options):
-    return PromptTuning(clip, NAMES, **{"n_context": 4, "epochs": 3, "batch_size": 16} | options)
+    """Prompts that are not yet trained."""
+    return PromptTuning(clip, NAMES, **sgd_options(**{"n_context": 4, "epochs": 3, "batch_size": 16} | options)).start()
 
 
 def probe(init="text", **options):
-    return LinearProbe(init, **{"epochs": 3, "batch_size": 16, "scale": 16} | options)
+    return LinearProbe(init, **sgd_options(**{"epochs": 3, "batch_size": 16, "scale": 16} | options))
 
 
 # --- the gradient -------------------------------------------------------------------------------------------------
@@ -215,7 +217,7 @@ def test_bad_input(clip, data, text):
         gradient_ratio(one, x, y, is_noisy[1:], text=text)
     with says(r"^is_noisy has shape \[80\] and type torch.int64, but"):
         gradient_ratio(one, x, y, is_noisy.long(), text=text)
-    with says("^n = 0 images of each group; give 1 or more$"):
+    with says("^n = 0 is out of range; it must be a whole number of 1 or more$"):
         gradient_ratio(one, x, y, is_noisy, text=text, n=0)
     with says("^no models given; give a dict of names with PromptTuning or LinearProbe$"):
         gradient_ratio({}, x, y, is_noisy)
@@ -223,7 +225,7 @@ def test_bad_input(clip, data, text):
         gradient_ratio({"C": probe(), "Z": ZeroShot(text)}, x, y, is_noisy)
     with says("^model 'bare' has n_context = 0, so nothing to train and no gradient; give it context$"):
         gradient_ratio({"bare": few(clip, n_context=0)}, x, y, is_noisy)
-    with says("^loss = 'mse' is unknown; choose ce, gce, mae$"):
+    with says("^loss = 'mse' is unknown; choose 'ce', 'gce' or 'mae'$"):
         gradient_ratio(one, x, y, is_noisy, text=text, loss="mse")
     with says(r"^y has shape \[79\], but there are 80 rows of features; give one label each$"):
         gradient_ratio(one, x, y[1:], is_noisy, text=text)

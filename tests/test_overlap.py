@@ -196,7 +196,7 @@ def test_bad_input():
         overlap(x, y[:11])
     with says("^y holds values of type float64; labels must be whole numbers"):
         overlap(x, y + 0.5)
-    with says(r"^x has shape \[2, 12, 6\], but pairs are counted among plain features \[N, d\]; give one view$"):
+    with says(r"^x has shape \[2, 12, 6\], but must be \[N, d\]$"):
         overlap(np.stack([x, x]), y)
     broken = x.copy()
     broken[[2, 5], 0] = np.nan, np.inf

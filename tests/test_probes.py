@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import GOLDEN
+from sgd_options import sgd_options
 from sklearn.linear_model import LogisticRegression
 
 from clipnotes.data import FeatureBank
@@ -14,7 +15,7 @@ from clipnotes.methods import ZeroShot
 from clipnotes.methods.inputs import unit_views
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import LinearProbe, LogisticProbe, fit_probes, loss_and_gradients
-from clipnotes.methods.sgd import batch_rows, batch_views, learning_rate, make_recipe
+from clipnotes.methods.sgd import SGDConfig, batch_rows, batch_views, learning_rate
 
 
 def says(message):
@@ -29,7 +30,7 @@ def problem(n=70, c=5, d=12, views=None, seed=0, dtype=torch.float64):
     return centres[y] + torch.randn(*shape, generator=g, dtype=dtype), y, centres
 
 
-# --- the recipe ---------------------------------------------------------------------------------------------------
+# --- the training ---------------------------------------------------------------------------------------------------
 
 
 def test_learning_rates_are_the_published_ones():
@@ -51,13 +52,16 @@ def test_batches():
     assert views.shape == (2, 1000) and (torch.bincount(views.flatten()) - 667).abs().max() < 90
 
 
-def test_bad_recipes():
-    with says("^unknown option 'rate' of the training; choose from epochs, batch_size, lr"):
-        LinearProbe(rate=1)
-    with says("^epochs = 0 is out of range; it must be 1 or more$"):
-        make_recipe({"epochs": 0})
-    with says("^lr = -1 is out of range; it must be 0 or more, and finite$"):
-        make_recipe({"lr": -1})
+@pytest.mark.parametrize("options, message", [
+    ({"epochs": 0}, "^epochs = 0 is out of range; it must be a whole number of 1 or more$"),
+    ({"epochs": 1.5}, "^epochs = 1.5 is no whole number"), ({"batch_size": True}, "^batch_size = True is no whole number"),
+    ({"lr": -1}, "^lr = -1 is out of range; it must be a number from 0 to 1000$"),
+    ({"lr": "high"}, "^lr = 'high' is no number"),
+    ({"lr": 1e9}, "^lr = 1000000000.0 is out of range; it must be a number from 0 to 1000$"),
+    ({"momentum": float("nan")}, "^momentum = nan is out of range")])
+def test_sgd_settings_out_of_range(options, message):
+    with says(message):
+        SGDConfig(**options)
 
 
 def test_views_are_unit_each():
@@ -89,20 +93,20 @@ def test_gradients_against_autograd():
 def test_fit_against_a_plain_loop(loss, q, bias):
     x, y, _ = problem(views=2)
     recipe = {"epochs": 4, "lr": 0.1, "momentum": 0.8, "weight_decay": 0.01, "seed": 3}
-    probe = LinearProbe("random", loss, q, scale=3.0, bias=bias, **recipe).fit(x, y)
+    probe = LinearProbe("random", loss, q, scale=3.0, bias=bias, **sgd_options(**recipe)).fit(x, y)
     unit = F.normalize(x, dim=-1)
     weight, offset = (start.requires_grad_() for start in probe.start(5, None, unit))
     assert (offset != 0).any() == bias and weight.abs().max() <= 12**-0.5
-    optimiser = torch.optim.SGD([weight, offset] if bias else [weight], 1, momentum=0.8, weight_decay=0.01)
+    optimizer = torch.optim.SGD([weight, offset] if bias else [weight], 1, momentum=0.8, weight_decay=0.01)
     mean_losses = []
     for epoch, (batches, views) in enumerate(zip(batch_rows(70, 32, 4, 3), batch_views(2, 70, 4, 3), strict=True), 1):
-        optimiser.param_groups[0]["lr"] = learning_rate(epoch, 4, 0.1)
+        optimizer.param_groups[0]["lr"] = learning_rate(epoch, 4, 0.1)
         values = []
         for rows in batches:
             value = loss_function(loss, q)(3 * unit[views[rows], rows] @ weight.T + offset, y[rows])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value.backward()
-            optimiser.step()
+            optimizer.step()
             values.append(value.item())
         mean_losses.append(np.mean(values))
     assert torch.allclose(probe.weight_, weight, atol=1e-12) and torch.allclose(probe.bias_, offset, atol=1e-12)
@@ -113,7 +117,7 @@ def test_fit_against_a_plain_loop(loss, q, bias):
 
 def test_text_init_starts_as_zero_shot():
     x, y, text = problem(dtype=torch.float32)
-    probe = LinearProbe("text", lr=0, warmup_lr=0, epochs=1).fit(x, y, text=7 * text)
+    probe = LinearProbe("text", sgd=SGDConfig(lr=0, warmup_lr=0, epochs=1)).fit(x, y, text=7 * text)
     assert torch.allclose(probe.logits(x), ZeroShot(text).logits(x), atol=1e-4)
     start, _ = LinearProbe("zero").start(5, None, x)
     assert start.shape == (5, 12) and not start.any()
@@ -125,28 +129,29 @@ def test_many_at_once_are_each_by_itself():
     settings = [{"init": "text", "seed": 1}, {"loss": "gce", "seed": 2}, {"loss": "mae", "bias": True, "scale": 7.0},
                 {"loss": "gce", "q": 0.3, "seed": 1}, {"init": "zero"}]
     xs, ys = [x, x, other, x, other], [corrupt_labels(y, 0.5).labels, y, other_y, y, other_y]
-    together = fit_probes([LinearProbe(epochs=5, scale=s.pop("scale", 20.0), **s) for s in map(dict, settings)], xs, ys,
-                          text=text, progress=False)
+    together = fit_probes([LinearProbe(scale=s.pop("scale", 20.0), **sgd_options(epochs=5, **s)) for s in map(dict, settings)],
+                          list(zip(xs, ys, strict=True)), text=text, progress=False)
     for probe, s, x, y in zip(together, map(dict, settings), xs, ys, strict=True):
-        alone = LinearProbe(epochs=5, scale=s.pop("scale", 20.0), **s).fit(x, y, text=text)
+        alone = LinearProbe(scale=s.pop("scale", 20.0), **sgd_options(epochs=5, **s)).fit(x, y, text=text)
         assert torch.allclose(probe.weight_, alone.weight_, atol=1e-10) and np.allclose(probe.losses_, alone.losses_)
-    shared_data = fit_probes([LinearProbe(seed=s) for s in (1, 2)], other, other_y, progress=False)
+    shared_data = fit_probes([LinearProbe(seed=s) for s in (1, 2)], [(other, other_y)] * 2, progress=False)
     assert torch.allclose(shared_data[1].weight_, LinearProbe(seed=2).fit(other, other_y).weight_)
 
 
 def test_equal_views_are_one_view_and_seeds_count():
     x, y, _ = problem(dtype=torch.float32)
-    probe = LinearProbe(epochs=3).fit(x, y)
-    assert torch.equal(LinearProbe(epochs=3).fit(torch.stack([x, 4 * x]), y).weight_, probe.weight_)
-    assert torch.equal(LinearProbe(epochs=3).fit(x, y.tolist()).weight_, probe.weight_)
-    assert not torch.equal(LinearProbe(epochs=3, seed=2).fit(x, y).weight_, probe.weight_)
-    assert LinearProbe(epochs=1).fit(x, y, n_classes=9).logits(x).shape == (70, 9)
+    probe = LinearProbe(sgd=SGDConfig(epochs=3)).fit(x, y)
+    assert torch.equal(LinearProbe(sgd=SGDConfig(epochs=3)).fit(torch.stack([x, 4 * x]), y).weight_, probe.weight_)
+    assert torch.equal(LinearProbe(sgd=SGDConfig(epochs=3)).fit(x, y.tolist()).weight_, probe.weight_)
+    assert not torch.equal(LinearProbe(seed=2, sgd=SGDConfig(epochs=3)).fit(x, y).weight_, probe.weight_)
+    assert LinearProbe(sgd=SGDConfig(epochs=1)).fit(x, y, n_classes=9).logits(x).shape == (70, 9)
 
 
 def test_callback_sees_every_epoch():
     x, y, _ = problem()
     seen = []
-    probe = LinearProbe(epochs=4).fit(x, y, callback=lambda epoch, p: seen.append((epoch, p.weight_, len(p.losses_))))
+    probe = LinearProbe(sgd=SGDConfig(epochs=4))
+    probe.fit(x, y, callback=lambda epoch, p: seen.append((epoch, p.weight_, len(p.losses_))))
     assert [(epoch, n) for epoch, _, n in seen] == [(e, e) for e in (1, 2, 3, 4)]
     assert torch.equal(seen[-1][1], probe.weight_)
     assert not torch.equal(seen[0][1], seen[1][1])  # copies, not one tensor that moves on
@@ -171,12 +176,14 @@ def test_logistic_probe():
 
 def test_bad_input():
     x, y, text = problem()
-    with says("^init = 'clip' is unknown; choose random, text, zero$"):
-        LinearProbe("clip")
-    with says("^loss = 'nll' is unknown"):
-        LinearProbe(loss="nll")
-    with says("^scale = -1 is out of range"):
-        LinearProbe(scale=-1)
+    for probe, message in ((LinearProbe("clip"), "^init = 'clip' is unknown; choose 'random', 'text' or 'zero'$"),
+                           (LinearProbe(loss="nll"), "^loss = 'nll' is unknown"), (LinearProbe(q=2), "^q = 2 is out of range"),
+                           (LinearProbe(scale=-1), "^scale = -1 is out of range"), (LinearProbe(seed=-1), "^seed = -1 is out"),
+                           (LinearProbe(bias=1), "^bias = 1 is unknown; choose True or False$"),
+                           (LogisticProbe(C=0), "^C = 0 is out of range"),
+                           (LogisticProbe(max_iter=1.5), "^max_iter = 1.5 is no")):
+        with says(message):
+            probe.fit(x, y)
     with says(r'^init="text" needs the text features of all 5 classes, but 0 were given; give text \[C, d\]$'):
         LinearProbe("text").fit(x, y)
     with says("^label 4 in y is out of range; labels must be 0 to 3, as there are 4 classes$"):
@@ -187,14 +194,20 @@ def test_bad_input():
         LinearProbe("text").fit(x, y, text=text[:, 1:])
     with says("^1 rows of x hold NaN or infinite values; encode them again$"):
         LinearProbe().fit(torch.cat([x, torch.full((1, 12), torch.nan)]), torch.cat([y, y[:1]]))
-    with says("^the loss became (nan|inf) in epoch 2 with lr = 1e[+]30; lower lr$"):
-        LinearProbe(lr=1e30, weight_decay=1e30).fit(x.float(), y)
+    with says("^the loss became (nan|inf) in epoch [0-9]+ with lr = 1000; lower lr$"):
+        LinearProbe(sgd=SGDConfig(lr=1000, weight_decay=1000, momentum=1, batch_size=4)).fit(x.float(), y)
     with says("^this LinearProbe has learnt nothing yet; call fit first$"):
         LinearProbe().logits(x)
-    with says("^probes with different recipes cannot be fitted together; let only their seeds differ$"):
-        fit_probes([LinearProbe(), LinearProbe(lr=1)], x, y)
-    with says("^2 probes, 1 sets of features and 2 of labels; give one of each a probe$"):
-        fit_probes([LinearProbe(), LinearProbe()], [x], y)
+    with says("^probes with different sgd settings cannot be fitted together; let only seeds, losses and starts differ$"):
+        fit_probes([LinearProbe(), LinearProbe(sgd=SGDConfig(lr=1))], [(x, y)] * 2)
+    with says("^2 probes, but 1 pairs of features and labels; give one pair a probe$"):
+        fit_probes([LinearProbe(), LinearProbe()], [(x, y)])
+
+
+def test_weights_that_are_not_finite_are_no_result():
+    x, y, _ = problem(dtype=torch.float32)
+    with says("^what is learnt became infinite or NaN in epoch 1 with lr = 0.002; lower lr$"):  # its loss was still finite
+        LinearProbe("zero", scale=1e38, sgd=SGDConfig(epochs=1, warmup_lr=1000, batch_size=70)).fit(x, y)
 
 
 # --- real features ------------------------------------------------------------------------------------------------
@@ -207,8 +220,8 @@ def test_probes_on_real_features(shared):
     rates = (0, 0.125, 0.25, 0.5)
     runs = [("ce", "random", rate, seed) for rate in rates for seed in (1, 2)]
     runs += [("gce", init, rate, 1) for init in ("random", "zero") for rate in (0, 0.5)]
-    probes = fit_probes([LinearProbe(init, loss, seed=seed) for loss, init, _, seed in runs], x,
-                        [corrupt_labels(y, rate, n_classes=37, seed=seed).labels for _, _, rate, seed in runs], 37,
+    probes = fit_probes([LinearProbe(init, loss, seed=seed) for loss, init, _, seed in runs],
+                        [(x, corrupt_labels(y, rate, n_classes=37, seed=seed).labels) for _, _, rate, seed in runs], 37,
                         progress=False)
     scores = np.array([100 * probe.score(test_x, test_y) for probe in probes])
     ce, gce = scores[:8].reshape(4, 2).mean(1), scores[8:].reshape(2, 2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.base import clone
 
 from clipnotes.data import corrupt_labels
 from clipnotes.errors import ClipnotesError
@@ -14,6 +15,7 @@ from clipnotes.methods.losses_robust import forward_ce, smoothed_ce, symmetric_c
 from clipnotes.methods.probes import LinearProbe
 from clipnotes.methods.robust_probes import ANSWERS, RobustProbe, fit_robust
 from clipnotes.methods.selection import agrees, clean_by_transport, kept_share, small_losses, transport
+from clipnotes.methods.sgd import SGDConfig
 from clipnotes.methods.strong_probes import EarlyStoppedProbe, LPPlusPlus
 
 
@@ -105,17 +107,18 @@ def test_the_plain_answers_are_linear_probes():
     x, y, _, text = problem()
     for answer in ("ce", "gce", "mae"):
         for init in ("random", "text"):
-            ours = RobustProbe(answer, init=init, scale=20, epochs=6, lr=0.01, seed=3).fit(x, y, text=text)
-            probe = LinearProbe(init, answer, scale=20, **{"epochs": 6, "lr": 0.01, "seed": 3}).fit(x, y, text=text)
+            settings = {"init": init, "scale": 20, "seed": 3, "sgd": SGDConfig(epochs=6, lr=0.01)}
+            ours = RobustProbe(answer, **settings).fit(x, y, text=text)
+            probe = LinearProbe(loss=answer, **settings).fit(x, y, text=text)
             torch.testing.assert_close(ours.weight_, probe.weight_, atol=1e-4, rtol=1e-4)
 
 
 def test_fitted_together_as_alone():
     x, y, true, text = problem()
-    probes = [RobustProbe(a, 0.4, scale=20, epochs=4, init="zero", seed=s) for s, a in enumerate(ANSWERS, 1)]
+    probes = [RobustProbe(a, 0.4, scale=20, init="zero", seed=s, sgd=SGDConfig(epochs=4)) for s, a in enumerate(ANSWERS, 1)]
     fit_robust(probes, x, [y] * 5 + [true] * 4, text=text)
     for probe, labels in zip(probes, [y] * 5 + [true] * 4, strict=True):
-        alone = RobustProbe(probe.answer, 0.4, scale=20, epochs=4, init="zero", seed=probe.seed).fit(x, labels, text=text)
+        alone = clone(probe).fit(x, labels, text=text)
         torch.testing.assert_close(probe.weight_, alone.weight_, atol=1e-5, rtol=1e-4)
 
 
@@ -125,7 +128,7 @@ def test_selected_rows_are_all_that_is_learnt_from():
     believed = agrees(100 * x @ text.T, y)
     other = torch.where(believed, y, (y + 1) % 4)
     other = torch.where(~believed & (other == (100 * x @ text.T).argmax(1)), (other + 1) % 4, other)
-    one, two = (RobustProbe("agreement", scale=20, epochs=5).fit(x, each, text=text) for each in (y, other))
+    one, two = (RobustProbe("agreement", scale=20, sgd=SGDConfig(epochs=5)).fit(x, each, text=text) for each in (y, other))
     assert torch.equal(one.weight_, two.weight_) and one.used_ == pytest.approx(believed.double().mean().item())
 
 
@@ -134,7 +137,7 @@ def test_answers_beat_cross_entropy_under_half_wrong_labels(answer):
     gains = []
     for seed in range(3):
         x, y, true, text = problem(6, 16, 16, 1.0, 0.5, seed)
-        plain, robust = (RobustProbe(a, 0.5, init="zero", scale=20, lr=0.02, seed=seed).fit(x, y, text=text)
+        plain, robust = (RobustProbe(a, 0.5, init="zero", scale=20, seed=seed, sgd=SGDConfig(lr=0.02)).fit(x, y, text=text)
                          for a in ("ce", answer))
         gains.append(robust.score(x, true) - plain.score(x, true))
     assert np.mean(gains) > 0
@@ -142,9 +145,9 @@ def test_answers_beat_cross_entropy_under_half_wrong_labels(answer):
 
 def test_rho_is_estimated_where_an_answer_needs_it():
     x, y, _, text = problem(shots=30, spread=0.5)
-    assert abs(RobustProbe("forward", epochs=1).fit(x, y).rho_ - 0.5) < 0.15
-    assert RobustProbe("small-loss", 0.2, epochs=1).fit(x, y).rho_ == 0.2
-    assert RobustProbe("forward", transition=torch.eye(4), epochs=1).fit(x, y).rho_ is None
+    assert abs(RobustProbe("forward", sgd=SGDConfig(epochs=1)).fit(x, y).rho_ - 0.5) < 0.15
+    assert RobustProbe("small-loss", 0.2, sgd=SGDConfig(epochs=1)).fit(x, y).rho_ == 0.2
+    assert RobustProbe("forward", transition=torch.eye(4), sgd=SGDConfig(epochs=1)).fit(x, y).rho_ is None
 
 
 def test_bad_input():
@@ -185,8 +188,8 @@ def test_lp_plus_plus_step_by_step():
 
 def test_early_stopping_is_never_worse_than_zero_shot_on_validation_images():
     x, y, true, text = problem(rate=0.75, seed=2)
-    model = EarlyStoppedProbe(scale=20, epochs=8, lr=0.02).fit(x, y, text, val=(x, true))
+    model = EarlyStoppedProbe(scale=20, sgd=SGDConfig(epochs=8, lr=0.02)).fit(x, y, text, val=(x, true))
     zero_shot = (x @ text.T).argmax(1).eq(true).double().mean().item()
     assert model.score(x, true) == max(model.val_accuracy_) >= zero_shot and len(model.val_accuracy_) == 9
-    last = LinearProbe("text", scale=20, epochs=8, lr=0.02).fit(x, y, text=text)
+    last = LinearProbe("text", scale=20, sgd=SGDConfig(epochs=8, lr=0.02)).fit(x, y, text=text)
     assert model.val_accuracy_[-1] == pytest.approx(last.score(x, true))

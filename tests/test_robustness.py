@@ -4,15 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from clipnotes.analysis.robustness import fine_tuning_accuracies, fit_all, noisy_accuracies, noisy_shots, probe_accuracies
+from clipnotes.analysis.robustness import (
+    COLUMNS,
+    fine_tuning_accuracies,
+    fit_all,
+    logistic_accuracies,
+    noisy_accuracies,
+    noisy_shots,
+    probe_accuracies,
+)
 from clipnotes.analysis.statistics import verdict
 from clipnotes.data import FeatureBank, encode_task, load_task
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning, image_tower
-from clipnotes.methods.probes import LinearProbe
+from clipnotes.methods.probes import LinearProbe, LogisticProbe
 from clipnotes.methods.prompts import PromptTuning
-from clipnotes.methods.recipes import METHODS, RECIPES, build, settings
+from clipnotes.methods.recipes import METHODS, SGD_RECIPES, build, settings, sgd_config
+from clipnotes.methods.sgd import SGDConfig
 
 SHORT = {"rates": (0.0, 0.5), "seeds": (1, 2), "shots": 4, "recipe": "pocket", "progress": False, "epochs": 2}
 
@@ -70,17 +79,17 @@ def test_each_method_is_the_one_fitted_by_hand(clip, bank):
     x, y, test = bank.train.x[noisy.indices], noisy.labels, bank.test
     names = bank.classnames
 
-    def rate(method):
-        return settings(method, "pocket")["lr"]
+    def sgd(method):
+        return sgd_config(method, "pocket", epochs=2)
 
-    own = {"Prompt Tuning": PromptTuning(clip, names, lr=rate("Prompt Tuning"), epochs=2, seed=2),
-           "Full Prompt Tuning": PromptTuning(clip, names, learn="both", lr=rate("Full Prompt Tuning"), epochs=2, seed=2),
-           "CLS Tuning": PromptTuning(clip, names, learn="classnames", lr=rate("CLS Tuning"), epochs=2, seed=2),
-           "Ctx-4": PromptTuning(clip, names, n_context=4, lr=rate("Prompt Tuning"), epochs=2, seed=2),
-           "TEnc-FT": TextEncoderTuning(clip, names, lr=rate("TEnc-FT"), epochs=2, seed=2, progress=False)}
+    own = {"Prompt Tuning": PromptTuning(clip, names, sgd=sgd("Prompt Tuning"), seed=2),
+           "Full Prompt Tuning": PromptTuning(clip, names, learn="both", sgd=sgd("Full Prompt Tuning"), seed=2),
+           "CLS Tuning": PromptTuning(clip, names, learn="classnames", sgd=sgd("CLS Tuning"), seed=2),
+           "Ctx-4": PromptTuning(clip, names, n_context=4, sgd=sgd("Prompt Tuning"), seed=2),
+           "TEnc-FT": TextEncoderTuning(clip, names, sgd=sgd("TEnc-FT"), seed=2)}
     accuracies = {name: model.fit(x, y).score(test.x, test.y) for name, model in own.items()}
     for name, init in (("Classifier-R", "random"), ("Linear Probe", "random"), ("Classifier-C", "text")):
-        probe = LinearProbe(init, scale=clip.logit_scale, lr=rate(name), epochs=2, seed=2)
+        probe = LinearProbe(init, scale=clip.logit_scale, sgd=sgd(name), seed=2)
         accuracies[name] = probe.fit(x, y, text=bank.text).score(test.x, test.y)
     table = noisy_accuracies(clip, {"digits": bank}, list(accuracies), **SHORT)
     chosen = table[(table["noise_rate"] == 0.5) & (table["seed"] == 2)].set_index("method")["accuracy"]
@@ -105,7 +114,16 @@ def test_probes_on_stored_features_need_no_clip(bank):
     stored = FeatureBank("digits", {"train": bank.train, "test": bank.test})
     table = probe_accuracies({"digits": stored}, rates=(0.0,), seeds=(1,), shots=4, epochs=3, progress=False)
     few = stored.few_shot(4, 1)
-    assert table["accuracy"].item() == LinearProbe(epochs=3).fit(few.train.x, few.train.y).score(few.test.x, few.test.y)
+    own = LinearProbe(sgd=SGDConfig(epochs=3)).fit(few.train.x, few.train.y)
+    assert table["accuracy"].item() == own.score(few.test.x, few.test.y)
+
+
+def test_the_logistic_probe_learns_the_same_labels(bank):
+    table = logistic_accuracies({"digits": bank}, rates=(0.0, 0.5), seeds=(1,), shots=4, C=10.0)
+    assert list(table) == COLUMNS and table["method"].eq("Logistic Probe").all()
+    noisy = noisy_shots(bank, 4, 0.5, seed=1)
+    own = LogisticProbe(C=10.0).fit(bank.train.x[noisy.indices], noisy.labels, 10)
+    assert table["accuracy"].iloc[1] == own.score(bank.test.x, bank.test.y) < table["accuracy"].iloc[0]
 
 
 def test_images_are_drawn_and_mislabelled_as_for_all_others(clip, bank):
@@ -113,7 +131,7 @@ def test_images_are_drawn_and_mislabelled_as_for_all_others(clip, bank):
     options = SHORT | {"rates": (0.5,), "seeds": (1,), "epochs": 1}
     table = fine_tuning_accuracies(*image_tower(clip), {"digits": bank}, {"digits": task}, **options)
     noisy = noisy_shots(bank, 4, 0.5, seed=1)
-    own = ImageEncoderFineTuning(*image_tower(clip), epochs=1, lr=settings("Image Finetuning", "pocket")["lr"], progress=False)
+    own = ImageEncoderFineTuning(*image_tower(clip), sgd=SGDConfig(epochs=1, lr=sgd_config("Image Finetuning", "pocket").lr))
     own.fit(task.train.take(noisy.indices.numpy()).images, noisy.labels, 10)
     assert table["accuracy"].item() == own.score(task.test.images, task.test.labels)
 
@@ -139,16 +157,19 @@ def test_unbatched_models_are_fitted_too(clip, bank):
 
 
 def test_every_method_has_its_recipes():
-    assert all(set(recipe["lr"]) == set(METHODS) for recipe in RECIPES.values())
-    assert settings("TEnc-FT") == {"epochs": 50, "lr": 0.002}
-    assert settings("Ctx-8", "pocket") == settings("Prompt Tuning", "pocket")
+    assert all(set(recipe["lr"]) == set(METHODS) for recipe in SGD_RECIPES.values())
+    assert sgd_config("TEnc-FT") == SGDConfig() and sgd_config("TEnc-FT", epochs=3) == SGDConfig(epochs=3)
+    assert settings("TEnc-FT", lr=1, q=0.5) == {"sgd": SGDConfig(lr=1), "q": 0.5}
+    assert sgd_config("Ctx-8", "pocket") == sgd_config("Prompt Tuning", "pocket") != sgd_config("CLS Tuning", "pocket")
 
 
 def test_unknown_methods_and_recipes():
     with says("method 'Prompt' is unknown; choose from Prompt Tuning"):
-        settings("Prompt")
+        sgd_config("Prompt")
     with says("recipe 'big' is unknown; choose from paper, pocket"):
-        settings("TEnc-FT", "big")
+        sgd_config("TEnc-FT", "big")
+    with says("^method 'Image Finetuning' trains images, not the features of a CLIP; make an ImageEncoderFineTuning"):
+        build("Image Finetuning", None, ["a", "b"])
 
 
 def test_verdicts():

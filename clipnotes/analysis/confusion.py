@@ -1,18 +1,21 @@
 """Which classes CLIP takes for which: confusion matrices, averaged over random prompts (paper B, Fig. 6)."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import class_labels
+from clipnotes.backbone.clip import Clip
+from clipnotes.checks import Whole, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import unit_features
 from clipnotes.methods.prompts import PromptTuning
-from clipnotes.methods.sgd import generator
+from clipnotes.seeding import generator
 
 DRAWS_AT_ONCE = 8  # bounds the memory of the text tower
 
@@ -30,7 +33,7 @@ class Confusion:
     classnames: list
     accuracies: np.ndarray
 
-    def order(self):
+    def order(self) -> np.ndarray:
         """Classes in an order that puts those next to each other that are taken for one another: int64 [C].
 
         Average linkage of the distances 1 - (m_ij + m_ji) / 2, leaves in the order with the least sum of distances
@@ -45,7 +48,7 @@ class Confusion:
         np.fill_diagonal(distance, 0)
         return leaves_list(linkage(squareform(distance), "average", optimal_ordering=True)).astype(np.int64)
 
-    def pairs(self, k=10):
+    def pairs(self, k: int = 10) -> pd.DataFrame:
         """The k most frequent confusions, most frequent first: a DataFrame with columns true, predicted, share.
 
         (a, b) and (b, a) are two pairs. Pairs that never occur are left out.
@@ -58,7 +61,7 @@ class Confusion:
                              "share": wrong[rows, columns]})
 
 
-def confusion(predicted, y, classnames):
+def confusion(predicted: Any, y: Any, classnames: Sequence[str]) -> Confusion:
     """The `Confusion` of predictions int64 [N], or of several classifiers [draws, N], of images with true labels y [N].
 
     Raises ClipnotesError for labels out of range, shapes that do not fit, and a class without images.
@@ -79,7 +82,8 @@ def confusion(predicted, y, classnames):
 
 
 @torch.no_grad()
-def averaged_confusion(clip, x, y, classnames, draws=100, n_context=16, seed=1, progress=True):
+def averaged_confusion(clip: Clip, x: Any, y: Any, classnames: Sequence[str], draws: int = 100, n_context: int = 16,
+                       seed: int = 1, progress: bool = True) -> Confusion:
     """The `Confusion` of zero-shot CLIP with random prompts in place of a template (paper B, Fig. 6).
 
     Every draw puts before the class names n_context vectors from N(0, 0.02^2), shared by all classes: the start of prompt
@@ -89,21 +93,20 @@ def averaged_confusion(clip, x, y, classnames, draws=100, n_context=16, seed=1, 
     """
     from tqdm.auto import tqdm
 
-    if draws < 1:
-        raise ClipnotesError(f"draws = {draws}; give 1 or more, such as 100")
+    Whole(1)(draws, "draws")
     x = unit_features(x, "x", clip.dim).float()
-    prompts, random = PromptTuning(clip, classnames, n_context=n_context), generator(seed, "random prompts")
+    prompts, random = PromptTuning(clip, classnames, n_context=n_context).start(), generator(seed, "random prompts")
     contexts = torch.stack([0.02 * torch.randn(prompts.context_.shape, generator=random) for _ in range(draws)])
     predicted = []
     with tqdm(total=draws, desc="random prompts", leave=False, disable=not progress) as bar:
         for part in contexts.to(clip.device).split(DRAWS_AT_ONCE):
-            for text in F.normalize(prompts.encoder(part), dim=-1).cpu():  # [C, d]
+            for text in F.normalize(prompts.layout_.encoder(part), dim=-1).cpu():  # [C, d]
                 predicted.append((x @ text.T).argmax(1))
             bar.update(len(part))
     return confusion(torch.stack(predicted), y, classnames)
 
 
-def kept_words(confusion):
+def kept_words(confusion: Confusion) -> pd.DataFrame | None:
     """Which words the confusions between two-word class names ("red star") keep: a DataFrame, None for other names.
 
     Columns: kept ("first word", "second word" or "neither"), share of all confusions, chance (the share if every wrong
@@ -120,7 +123,7 @@ def kept_words(confusion):
                          for name, mask in kept.items()])
 
 
-def rank_correlation(a, b, draws=500, seed=0):
+def rank_correlation(a: np.ndarray, b: np.ndarray, draws: int = 500, seed: int = 0) -> tuple[float, float]:
     """(Spearman's rho, bound) of what two matrices [C, C] say of the pairs of different classes.
 
     Pairs that share a class are not independent, so the bound comes from relabelling: it is the absolute rho that 95 % of

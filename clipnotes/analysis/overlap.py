@@ -60,9 +60,7 @@ def cross_overlap(x, y, other_x, other_y, bins=200, max_images=2500, draws=1000,
 
 def checked(x, y, seed, max_images):
     """Unit features and labels, at most `max_images` random rows of them."""
-    x = feature_matrix(x, "x").float()
-    if x.ndim != 2:
-        raise ClipnotesError(f"x has shape {list(x.shape)}, but pairs are counted among plain features [N, d]; give one view")
+    x = feature_matrix(x, "x", views=False).float()
     y = class_labels(y, "y", len(x))
     if len(x) > max_images:
         rows = torch.from_numpy(np.random.default_rng(seed).choice(len(x), max_images, replace=False))

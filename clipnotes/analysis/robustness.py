@@ -2,18 +2,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from clipnotes.data.noise import corrupt_labels
-from clipnotes.data.tasks import few_shot
+from clipnotes.backbone.clip import Clip
+from clipnotes.data.features import FeatureBank
+from clipnotes.data.noise import NoisyLabels, corrupt_labels
+from clipnotes.data.tasks import Task, few_shot
+from clipnotes.methods.base import Classifier
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning
 from clipnotes.methods.inputs import unit_features
-from clipnotes.methods.probes import LinearProbe, fit_probes
+from clipnotes.methods.probes import LinearProbe, LogisticProbe, fit_probes
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.prompts_training import fit_many
 from clipnotes.methods.recipes import build, settings
@@ -22,7 +27,7 @@ from clipnotes.methods.zero_shot import ZeroShot
 COLUMNS = ["dataset", "method", "loss", "noise_kind", "noise_rate", "true_rate", "seed", "accuracy", "memorised"]
 
 
-def noisy_shots(bank, shots, rate, kind="uniform", seed=1):
+def noisy_shots(bank: FeatureBank, shots: int, rate: float, kind: str = "uniform", seed: int = 1) -> NoisyLabels:
     """`NoisyLabels` of `shots` training images a class of a bank, drawn with `seed`; indices: rows of its training split.
 
     kind, rate: see `corrupt_labels`; "confusion" needs the bank's text features, "ptnl" its whole training split.
@@ -34,11 +39,14 @@ def noisy_shots(bank, shots, rate, kind="uniform", seed=1):
     return replace(corrupt_labels(bank.train.y[rows], rate, kind, bank.n_classes, seed, favourites), indices=rows)
 
 
-def noisy_accuracies(clip, banks, methods, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform",
-                     shots=16, recipe="paper", split="test", progress=True, **options):
+def noisy_accuracies(clip: Clip, banks: dict[str, FeatureBank], methods: Sequence[str], losses: Sequence[str] = ("ce",),
+                     rates: Sequence[float] = (0.0, 0.125, 0.25, 0.5),
+                     seeds: Sequence[int] = (1, 2, 3, 4), kind: str = "uniform", shots: int = 16,
+                     recipe: str = "paper", split: str = "test", progress: bool = True, **options: Any) -> pd.DataFrame:
     """Accuracy in [0, 1] of every method, loss, noise rate and seed on every bank: a tidy DataFrame.
 
-    banks: {data set: FeatureBank with text and the whole training split}. methods: names that `methods.recipes` knows.
+    banks: {data set: FeatureBank with text and the whole training split}. methods: names that `methods.recipes` knows, but for
+    "Image Finetuning", which learns from images (`fine_tuning_accuracies`).
     A seed drives the draw of the images, of their noise and of the training, and at one seed all methods learn from the
     same labels. options: of the models, such as epochs or q. Prompts and probes of a bank are trained together.
     Columns: dataset, method, loss, noise_kind, noise_rate, true_rate (of the labels given), seed, accuracy (on `split`,
@@ -52,9 +60,13 @@ def noisy_accuracies(clip, banks, methods, losses=("ce",), rates=(0.0, 0.125, 0.
     return accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look_at_features, split)
 
 
-def probe_accuracies(banks, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform", shots=16,
-                     scale=100.0, progress=True, **options):
+def probe_accuracies(banks: dict[str, FeatureBank], losses: Sequence[str] = ("ce",),
+                     rates: Sequence[float] = (0.0, 0.125, 0.25, 0.5),
+                     seeds: Sequence[int] = (1, 2, 3, 4), kind: str = "uniform", shots: int = 16,
+                     scale: float = 100.0, progress: bool = True, **options: Any) -> pd.DataFrame:
     """`noisy_accuracies` of linear probes alone, which need no CLIP: banks of stored features, with the paper's recipe."""
+    options = settings("Linear Probe", "paper", **options)
+
     def fit(bank, jobs, given):
         models = [LinearProbe(loss=job["loss"], seed=job["seed"], scale=scale, **options) for job in jobs]
         return fit_all(models, bank, given, progress)
@@ -62,22 +74,35 @@ def probe_accuracies(banks, losses=("ce",), rates=(0.0, 0.125, 0.25, 0.5), seeds
     return accuracies(banks, ["Linear Probe"], losses, rates, seeds, kind, shots, fit, look_at_features)
 
 
-def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125, 0.25, 0.5), seeds=(1, 2, 3, 4), kind="uniform",
-                           shots=16, recipe="paper", split="test", progress=True, **options):
+def logistic_accuracies(banks: dict[str, FeatureBank], rates: Sequence[float] = (0.0, 0.125, 0.25, 0.5),
+                        seeds: Sequence[int] = (1, 2, 3, 4), kind: str = "uniform", shots: int = 16,
+                        split: str = "test", **options: Any) -> pd.DataFrame:
+    """`noisy_accuracies` of scikit-learn's logistic regression on the features (`LogisticProbe`, whose options they are)."""
+    def fit(bank, jobs, given):
+        return [LogisticProbe(**options).fit(look_at_features(bank, "train", noisy.indices), noisy.labels, bank.n_classes)
+                for noisy in given]
+
+    return accuracies(banks, ["Logistic Probe"], ["ce"], rates, seeds, kind, shots, fit, look_at_features, split)
+
+
+def fine_tuning_accuracies(network: torch.nn.Module, preprocess: Callable, banks: dict[str, FeatureBank],
+                           tasks: dict[str, Task], rates: Sequence[float] = (0.0, 0.125, 0.25, 0.5),
+                           seeds: Sequence[int] = (1, 2, 3, 4), kind: str = "uniform", shots: int = 16,
+                           recipe: str = "paper", split: str = "test", progress: bool = True, **options: Any) -> pd.DataFrame:
     """`noisy_accuracies` of "Image Finetuning": a network without text (see `methods.encoder_tuning`), all of it trained.
 
     tasks: {data set: Task with the images of the bank of that name}, whose training images are drawn and given labels as
     for every other method.
     """
-    options = settings("Image Finetuning", recipe) | options
+    options = settings("Image Finetuning", recipe, **options)
 
     def fit(bank, jobs, given):
         task = tasks[bank.name]
         bar = tqdm(jobs, desc=f"fine-tuning on {bank.name}", leave=False, disable=not progress)
         for job, noisy in zip(bar, given, strict=True):
             images = task.train.take(noisy.indices).images
-            model = ImageEncoderFineTuning(network, preprocess, seed=job["seed"], progress=False, **options)
-            yield model.fit(images, noisy.labels, bank.n_classes)
+            model = ImageEncoderFineTuning(network, preprocess, seed=job["seed"], **options)
+            yield model.fit(images, noisy.labels, bank.n_classes, progress=False)
 
     def look_at_images(bank, split, rows=None):
         part = getattr(tasks[bank.name], split)
@@ -86,13 +111,14 @@ def fine_tuning_accuracies(network, preprocess, banks, tasks, rates=(0.0, 0.125,
     return accuracies(banks, ["Image Finetuning"], ["ce"], rates, seeds, kind, shots, fit, look_at_images, split)
 
 
-def look_at_features(bank, split, rows=None):
+def look_at_features(bank: FeatureBank, split: str, rows: torch.Tensor | None = None) -> torch.Tensor:
     """Features of a split, or of some of its rows."""
     x = getattr(bank, split).x
     return x if rows is None else x[..., rows, :]
 
 
-def accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look, split="test"):
+def accuracies(banks: dict[str, FeatureBank], methods: Sequence[str], losses: Sequence[str], rates: Sequence[float],
+               seeds: Sequence[int], kind: str, shots: int, fit: Callable, look: Callable, split: str = "test") -> pd.DataFrame:
     """The rows of `noisy_accuracies`. fit(bank, jobs, given) gives a fitted model for every job and its `NoisyLabels`,
     look(bank, split, rows) what it sees of a split."""
     rows = []
@@ -110,20 +136,21 @@ def accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look, spl
     return pd.DataFrame(rows, columns=COLUMNS).astype({"memorised": float})
 
 
-def fit_all(models, bank, given, progress=True):
-    """Fit models, each on its `NoisyLabels` of a bank: prompts together, probes of one recipe together. Returns them."""
-    features = {id(noisy): bank.train.x[..., noisy.indices, :] for noisy in given}  # shared by all models of a draw
-    prompts, probes = [], defaultdict(list)
+def fit_all(models: Iterable[Classifier], bank: FeatureBank, given: Sequence[NoisyLabels],
+            progress: bool = True) -> list[Classifier]:
+    """Fit models, each on its `NoisyLabels` of a bank: prompts together, probes of one `sgd` together. Returns them."""
+    features = {id(noisy): look_at_features(bank, "train", noisy.indices) for noisy in given}  # shared by models of a draw
+    models, alike = list(models), defaultdict(list)
     for model, noisy in zip(models, given, strict=True):
-        x, y = features[id(noisy)], noisy.labels
-        if isinstance(model, PromptTuning):
-            prompts.append((model, (x, y)))
-        elif isinstance(model, LinearProbe):
-            probes[replace(model.recipe, seed=0)].append((model, x, y))
+        kind = (LinearProbe, model.sgd) if isinstance(model, LinearProbe) else type(model)
+        alike[kind].append((model, (features[id(noisy)], noisy.labels)))
+    for kind, pairs in alike.items():
+        some, data = zip(*pairs, strict=True)
+        if kind is PromptTuning:
+            fit_many(some, data, progress=progress)
+        elif isinstance(kind, tuple):
+            fit_probes(some, data, bank.n_classes, bank.text, progress=progress)
         else:
-            model.fit(x, y)
-    if prompts:
-        fit_many(*zip(*prompts, strict=True), progress)
-    for alike in probes.values():
-        fit_probes(*map(list, zip(*alike, strict=True)), bank.n_classes, bank.text, progress=progress)
+            for model, (x, y) in pairs:
+                model.fit(x, y, progress=False)
     return models

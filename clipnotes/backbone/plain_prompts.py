@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from clipnotes.backbone.text_towers import padding, text_transformer, word_ids
+from clipnotes.backbone.text_towers import padding, text_tower, word_ids
 
 PROMPTS_AT_ONCE = 64  # bounds the memory with `recompute`
 
@@ -12,14 +12,14 @@ PROMPTS_AT_ONCE = 64  # bounds the memory with `recompute`
 class PlainEncoder:
     """Encodes C fixed sequences of tokens, some of whose embeddings are learnt, whole and padded by the model's own code.
 
-    Arguments and calls as those of `PromptEncoder`, but for `clip`, whose tokenizer pads. A step costs C x L tokens for
+    Arguments and calls as those of `TreeEncoder`, but for `clip`, whose tokenizer pads. A step costs C x L tokens for
     context length L, whatever the prompts share.
     """
 
     def __init__(self, clip, sequences, model, recompute=False):
         self.model, self.recompute = model, recompute
-        self.embedding = text_transformer(model).token_embedding
-        length, pad, device = text_transformer(model).context_length, padding(clip), self.embedding.weight.device
+        self.embedding = text_tower(model).token_embedding
+        length, pad, device = text_tower(model).context_length, padding(clip), self.embedding.weight.device
         ids = torch.tensor([[*sequence, *[pad] * (length - len(sequence))] for sequence in sequences])  # [C, L]
         learnt = ids >= len(self.embedding.weight)
         self.rows = torch.where(learnt, ids - len(self.embedding.weight), -1).to(device)

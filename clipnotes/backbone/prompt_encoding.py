@@ -17,25 +17,25 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from clipnotes.backbone.plain_prompts import PlainEncoder
-from clipnotes.backbone.text_towers import no_tree, text_tower, text_transformer
+from clipnotes.backbone.text_towers import causal_text_tower, text_tower, why_no_tree
 
 GROUP = 32  # nodes that share their keys in attention: the quickest of 16, 32, 64 and 128 for RN50 with 100 classes (336 nodes)
 SMALL = 128  # nodes up to which a single group is quicker
 
 
 def prompt_encoder(clip, sequences, model=None, recompute=False):
-    """The encoder of a CLIP's prompts: a `PromptEncoder` where its text tower allows it, else a `PlainEncoder`.
+    """The encoder of a CLIP's prompts: a `TreeEncoder` where its text tower allows it, else a `PlainEncoder`.
 
-    sequences, recompute: see `PromptEncoder`. model: a model of the CLIP's form to encode with instead of its own.
-    Raises ClipnotesError where neither is possible (see `text_transformer`).
+    sequences, recompute: see `TreeEncoder`. model: a model of the CLIP's form to encode with instead of its own.
+    Raises ClipnotesError where neither is possible (see `text_tower`).
     """
     model = model or clip.model
-    if no_tree(text_transformer(model)):
+    if why_no_tree(text_tower(model)):
         return PlainEncoder(clip, sequences, model, recompute)
-    return PromptEncoder(model, sequences, recompute=recompute)
+    return TreeEncoder(model, sequences, recompute=recompute)
 
 
-class PromptEncoder:
+class TreeEncoder:
     """Encodes C fixed sequences of tokens, some of whose embeddings are learnt.
 
     model: an `open_clip` model; its weights are used where they lie, so gradients reach those that want them.
@@ -44,11 +44,11 @@ class PromptEncoder:
     within a tree grows with its square. recompute: keep no states for the backward pass but compute them again there,
     tree by tree: a third slower, and memory no longer grows with the number of classes.
 
-    Raises ClipnotesError for a text tower that this does not hold for (see `text_tower`).
+    Raises ClipnotesError for a text tower that this does not hold for (see `causal_text_tower`).
     """
 
     def __init__(self, model, sequences, max_tokens=512, recompute=False):
-        self.tower, self.recompute = text_tower(model), recompute
+        self.tower, self.recompute = causal_text_tower(model), recompute
         embedding = self.tower.token_embedding.weight
         self.trees = [Tree(part, len(embedding), embedding.device) for part in split(sequences, max_tokens)]
 

@@ -7,7 +7,7 @@ from torch import nn
 from clipnotes.errors import ClipnotesError
 
 
-def text_transformer(model):
+def text_tower(model):
     """The module that holds an open_clip model's own text transformer, whatever its attention and pooling.
 
     Raises ClipnotesError for towers of other libraries (Hugging Face's), whose embeddings lie elsewhere.
@@ -19,19 +19,19 @@ def text_transformer(model):
     return tower
 
 
-def text_tower(model):
+def causal_text_tower(model):
     """The module of an open_clip model that holds its text transformer, if prompts can be encoded as a tree.
 
-    Raises ClipnotesError with the reason where not (see `no_tree`).
+    Raises ClipnotesError with the reason where not (see `why_no_tree`).
     """
-    tower = text_transformer(model)
-    if reason := no_tree(tower):
+    tower = text_tower(model)
+    if reason := why_no_tree(tower):
         raise ClipnotesError(f"the prompts of this model cannot share the states of common tokens: {reason}; use a CLIP whose "
                              "causal text transformer pools at the end-of-text token, such as RN50 or ViT-B-32")
     return tower
 
 
-def no_tree(tower):
+def why_no_tree(tower):
     """Why prompts cannot be encoded as a tree, in words, or None: attention that is not causal, another pooling than at
     the end-of-text token (SigLIP, CoCa), blocks that are not the common ones."""
     odd = {type(block).__name__ for block in tower.transformer.resblocks
@@ -60,7 +60,7 @@ def token_ids(clip, texts):
 
     Texts longer than the model's context are cut as the tokenizer does.
     """
-    tower, tokens = text_transformer(clip.model), clip.tokenizer(list(texts))
+    tower, tokens = text_tower(clip.model), clip.tokenizer(list(texts))
     if pooling(tower) == "eos":
         ends = (tokens == getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))).int().argmax(1)
     elif pooling(tower) == "argmax":

@@ -1,4 +1,4 @@
-"""Cache models: zero-shot logits plus the votes of a few labelled images (Tip-Adapter, Tip-X, APE; paper A, section 2).
+"""Cache models: zero-shot logits plus the votes of a few labelled images (Tip-Adapter, Tip-X; paper A, section 2).
 
     logits = logit_scale x W' + alpha exp(-beta (1 - S)) L + what Tip-X or APE add
 
@@ -10,17 +10,22 @@ Tables are kept class-major, [C, N], and affinities key-major, [M, N]: a product
 """
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
+
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import class_labels
+from clipnotes.checks import Number, OneOf, Whole, class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.caches_search import best_on_grid, best_over_alpha, climb, named_grid
-from clipnotes.methods.inputs import not_negative, unit_features
+from clipnotes.methods.base import Classifier
+from clipnotes.methods.caches_search import Grid, best_on_grid, best_over_alpha, climb, named_grid
+from clipnotes.methods.inputs import unit_features
 
 
-class TipAdapter:
+class TipAdapter(Classifier):
     """Training-free Tip-Adapter: logits = logit_scale x W' + alpha exp(-beta (1 - S)) L.
 
     chunk: bytes that affinities [M, n] may take at once; rows are handled in as many parts as that needs.
@@ -28,18 +33,19 @@ class TipAdapter:
     surface_ (accuracy over alpha and beta), both DataFrames; table_ [alphas, betas, gammas] over the axes of grid_.
     """
     has_gamma, gamma, default_gammas = False, 0.0, (0.0,)
+    rules = {"alpha": Number(0), "beta": Number(0), "logit_scale": Number(0), "chunk": Whole(1)}
 
-    def __init__(self, alpha=1.0, beta=5.5, logit_scale=100.0, chunk=2**28):
-        not_negative(alpha=alpha, beta=beta, logit_scale=logit_scale)
-        self.alpha, self.beta, self.logit_scale, self.chunk = alpha, beta, float(logit_scale), chunk
+    def __init__(self, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0, chunk: int = 2**28) -> None:
+        self.alpha, self.beta, self.logit_scale, self.chunk = alpha, beta, logit_scale, chunk
 
-    def fit(self, keys, labels, text, affinity_keys=None):
+    def fit(self, keys: Any, labels: Any, text: Any, affinity_keys: Any = None) -> Self:
         """Store the cache: keys [M, d] (or [V, M, d]: mean over raw views, then unit), labels [M], class texts [C, d].
 
         Classes may have any number of keys, none included. affinity_keys [M, d'] (or [V, M, d']): corrected features
         of the same images, for the ++ form. Raises ClipnotesError for shapes, labels and values that do not fit.
         """
-        self.text_ = unit_features(text, "text")
+        self.check_settings()
+        self.text_ = unit_features(feature_matrix(text, "text", views=False), "text")
         self.keys_ = unit_features(keys, "keys", self.text_.shape[1])
         self.labels_ = class_labels(labels, "labels", len(self.keys_), len(self.text_))
         self.corrected_ = affinity_keys is not None
@@ -51,7 +57,7 @@ class TipAdapter:
         self.alpha_, self.beta_, self.gamma_ = self.alpha, self.beta, self.gamma
         return self
 
-    def logits(self, x, affinity_x=None):
+    def logits(self, x: Any, affinity_x: Any = None) -> torch.Tensor:
         """[N, C] from features [N, d]; affinity_x: corrected features of the same rows, for a cache fitted with such."""
         x, affinity_x = self.inputs(x, affinity_x)
         constant, per_gamma = self.fixed_terms(x, affinity_x)
@@ -60,25 +66,18 @@ class TipAdapter:
             logits[:, rows] += self.alpha_ * votes
         return logits.T.contiguous()
 
-    def predict(self, x, affinity_x=None):
-        """Most likely class of each row: int64 [N]."""
-        return self.logits(x, affinity_x).argmax(1)
-
-    def score(self, x, y, affinity_x=None):
-        """Top-1 accuracy in [0, 1]."""
-        return (self.predict(x, affinity_x) == torch.as_tensor(y)).double().mean().item()
-
     @property
-    def table_(self):
+    def table_(self) -> np.ndarray:
         """Validation accuracies [alphas, betas, gammas] over the axes of grid_."""
         return self.found_.table
 
     @property
-    def surface_(self):
+    def surface_(self) -> pd.DataFrame:
         """Validation accuracy over alpha (rows) and beta (columns), at the best gamma of each pair: a DataFrame."""
         return self.found_.surface
 
-    def search(self, val_x, val_y, affinity_x=None, grid=None, betas=None, gammas=None):
+    def search(self, val_x: Any, val_y: Any, affinity_x: Any = None, grid: Grid | str | None = None,
+               betas: Iterable[float] | None = None, gammas: Iterable[float] | None = None) -> Self:
         """Choose alpha, beta (and gamma) by accuracy on validation data, in [0, 1].
 
         By default exact in alpha: for every beta (and gamma) of a log-spaced set, or of those given, the best alpha in
@@ -98,13 +97,12 @@ class TipAdapter:
         self.val_accuracy_ = self.score(x, y, affinity_x if self.corrected_ else None)
         return self
 
-    def refine(self, x, y, affinity_x, exact):
+    def refine(self, x: torch.Tensor, y: torch.Tensor, affinity_x: torch.Tensor, exact: bool) -> None:
         """What a method does after the search has chosen: nothing here."""
 
-    def inputs(self, x, affinity_x):
+    def inputs(self, x: Any, affinity_x: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit features for the zero-shot term and for the affinity."""
-        if not hasattr(self, "labels_"):
-            raise ClipnotesError(f"this {type(self).__name__} has no cache yet; call fit(keys, labels, text) first")
+        self.fitted("labels_")
         if self.corrected_ != (affinity_x is not None):
             raise ClipnotesError("the cache was fitted with affinity_keys, but affinity_x is missing; give it" if
                                  self.corrected_ else "affinity_x was given to a cache without affinity_keys; drop it")
@@ -114,12 +112,12 @@ class TipAdapter:
             raise ClipnotesError(f"{len(affinity_x)} rows of affinity_x for {len(x)} rows of x; give the same images")
         return x, affinity_x
 
-    def fixed_terms(self, x, affinity_x):
+    def fixed_terms(self, x: torch.Tensor, affinity_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What depends on neither alpha nor beta: (constant, per gamma), [C, N] each."""
         zero_shot = (self.logit_scale * x @ self.text_.T).T.contiguous()
         return zero_shot, torch.zeros_like(zero_shot)
 
-    def votes(self, affinity_x, betas, gammas):
+    def votes(self, affinity_x: torch.Tensor, betas: Sequence[float], gammas: Sequence[float]) -> Iterator[tuple]:
         """Yield (rows, i, js, votes): with betas[i] and any of the gammas js, alpha * votes [C, n] joins these rows."""
         queries = self.queries(affinity_x)
         for rows in parts(len(queries), len(self.labels_), queries.element_size(), self.chunk):
@@ -130,11 +128,11 @@ class TipAdapter:
                 for js, weighted in self.weighted(affinity, gammas):
                     yield rows, i, js, class_sums(weighted, self.labels_, len(self.text_))
 
-    def queries(self, affinity_x):
+    def queries(self, affinity_x: torch.Tensor) -> torch.Tensor:
         """The features that meet the affinity keys."""
         return affinity_x
 
-    def weighted(self, affinity, gammas):
+    def weighted(self, affinity: torch.Tensor, gammas: Sequence[float]) -> Iterator[tuple]:
         """Yield (js, affinity): how much each key [M, n] counts at the gammas js."""
         yield range(len(gammas)), affinity
 
@@ -150,22 +148,21 @@ class TipX(TipAdapter):
     """
     has_gamma, default_gammas = True, (0.0, *np.geomspace(0.03, 100, 16).tolist())
 
-    def __init__(self, alpha=1.0, beta=5.5, gamma=1.0, logit_scale=100.0, temperature=0.5, compat=None, chunk=2**28):
+    rules = TipAdapter.rules | {"gamma": Number(0), "temperature": Number(0, above=True), "compat": OneOf(None, "reference")}
+
+    def __init__(self, alpha: float = 1.0, beta: float = 5.5, gamma: float = 1.0, logit_scale: float = 100.0,
+                 temperature: float = 0.5, compat: str | None = None, chunk: int = 2**28) -> None:
         super().__init__(alpha, beta, logit_scale, chunk)
-        not_negative(gamma=gamma)
-        if not temperature > 0:
-            raise ClipnotesError(f"temperature = {temperature} must be positive; the published one is 0.5")
-        if compat not in (None, "reference"):
-            raise ClipnotesError(f'compat = {compat!r} is unknown; it must be None or "reference"')
         self.gamma, self.temperature, self.compat = gamma, temperature, compat
 
-    def fit(self, keys, labels, text, affinity_keys=None):
+    def fit(self, keys: Any, labels: Any, text: Any, affinity_keys: Any = None) -> Self:
         """As `TipAdapter.fit`."""
         super().fit(keys, labels, text, affinity_keys)
         self.log_q_, self.stale_range_ = self.log_distribution(self.keys_), None
         return self
 
-    def search(self, val_x, val_y, affinity_x=None, grid=None, betas=None, gammas=None):
+    def search(self, val_x: Any, val_y: Any, affinity_x: Any = None, grid: Grid | str | None = None,
+               betas: Iterable[float] | None = None, gammas: Iterable[float] | None = None) -> Self:
         """As `TipAdapter.search`; exact: gamma from a set and then, at the best beta, both swept exactly in turns."""
         if self.compat and len(val_y) < 100:
             raise ClipnotesError(f'{len(val_y)} validation rows with compat="reference", but the published codes fill '
@@ -173,14 +170,14 @@ class TipX(TipAdapter):
         self.stale_range_ = None
         return super().search(val_x, val_y, affinity_x, grid, betas, gammas)
 
-    def refine(self, x, y, affinity_x, exact):
+    def refine(self, x: torch.Tensor, y: torch.Tensor, affinity_x: torch.Tensor, exact: bool) -> None:
         """Sweep gamma and alpha in turns; or keep the range of the validation cosines for SuS-X's compat."""
         if exact:
             self.alpha_, self.gamma_ = climb(self, x, y, affinity_x)
         elif self.compat and self.grid_.stale_range:
             self.stale_range_ = self.cosine_range(affinity_x)
 
-    def fixed_terms(self, x, affinity_x):
+    def fixed_terms(self, x: torch.Tensor, affinity_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Zero-shot logits and -phi(M) L, [C, N] each.
 
         phi(M) = a (M - min M) + min S is affine, so class sums and extremes of M are enough: no [N, M] array is kept.
@@ -200,96 +197,18 @@ class TipX(TipAdapter):
         counts = torch.bincount(labels, minlength=n_classes)[:, None]  # the offset of phi comes once a key
         return zero_shot, -(a * (torch.cat(sums, 1) - low * counts) + target_low * counts).to(x.dtype)
 
-    def log_distribution(self, x):
+    def log_distribution(self, x: torch.Tensor) -> torch.Tensor:
         """Log of the class distribution of each row, [N, C]."""
         return F.log_softmax(x @ self.text_.T / self.temperature, dim=1)
 
-    def cosine_range(self, affinity_x):
+    def cosine_range(self, affinity_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Least and largest cosine between rows and keys."""
         slices = parts(len(affinity_x), len(self.labels_), affinity_x.element_size(), self.chunk)
         extremes = [value.double() for s in slices for value in (affinity_x[s] @ self.affinity_keys_.T).aminmax()]
         return min(extremes), max(extremes)
 
 
-class APE(TipAdapter):
-    """APE, training-free: Tip-Adapter on the channels that tell classes apart, keys weighted by the text's view of them.
-
-        logits = logit_scale x W' + alpha exp(-beta (1 - S')) diag(r) L,   r_j = exp(gamma KL_j)
-
-    S', and P = softmax of cosines of keys with texts, on n_channels selected channels, unit again (see
-    `channel_criterion`); KL_j = log2((1 + 1e-6) / (P_j,y + 1e-6)): keys that their class text misses count more.
-    The publication tunes n_channels (None: 65 % of d) and weights by data set; the defaults are its means.
-    affinity_channels: those of corrected features are chosen from the corrected keys alone ("own": class means stand
-    in for texts), or are the same as of the original ones ("same": sensible where channels keep their meaning).
-    """
-    has_gamma, default_gammas = True, tuple(np.linspace(0, 1.5, 11).tolist())
-
-    def __init__(self, alpha=1.0, beta=5.5, gamma=0.1, n_channels=None, weights=(0.5, 0.5), affinity_channels="own",
-                 logit_scale=100.0, chunk=2**28):
-        super().__init__(alpha, beta, logit_scale, chunk)
-        not_negative(gamma=gamma)
-        if affinity_channels not in ("own", "same"):
-            raise ClipnotesError(f'affinity_channels = {affinity_channels!r} is unknown; it must be "own" or "same"')
-        self.gamma, self.n_channels, self.weights, self.affinity_channels = gamma, n_channels, weights, affinity_channels
-
-    def fit(self, keys, labels, text, affinity_keys=None):
-        """As `TipAdapter.fit`."""
-        super().fit(keys, labels, text, affinity_keys)
-        text, keys, labels = self.text_, self.keys_, self.labels_
-        classes = torch.cat([torch.arange(len(text)), labels])  # texts are members of their classes, too
-        self.criterion_ = channel_criterion(torch.cat([text, keys]), classes, text, self.weights)
-        self.channels_ = self.affinity_channels_ = top_channels(self.criterion_, self.n_channels)
-        probability = F.softmax(reduced(keys, self.channels_) @ reduced(text, self.channels_).T, dim=1)  # [M, C]
-        self.divergence_ = torch.log2((1 + 1e-6) / (probability.gather(1, labels[:, None])[:, 0] + 1e-6))
-        if self.corrected_ and self.affinity_channels == "own":
-            present, classes = labels.unique(return_inverse=True)
-            means = class_sums(self.affinity_keys_, classes, len(present)) / classes.bincount()[:, None]
-            criterion = channel_criterion(self.affinity_keys_, classes, means, self.weights)
-            self.affinity_channels_ = top_channels(criterion, self.n_channels)
-        elif self.affinity_width_ != text.shape[1]:
-            raise ClipnotesError(f'affinity_keys of size d = {self.affinity_width_} with affinity_channels="same", but '
-                                 f'keys have d = {text.shape[1]}; use affinity_channels="own"')
-        self.affinity_keys_ = reduced(self.affinity_keys_, self.affinity_channels_)
-        return self
-
-    def queries(self, affinity_x):
-        """The selected channels, unit again."""
-        return reduced(affinity_x, self.affinity_channels_)
-
-    def weighted(self, affinity, gammas):
-        """Every gamma weighs the keys in its own way."""
-        weighted = torch.empty_like(affinity)
-        for j, gamma in enumerate(gammas):
-            yield [j], torch.mul(affinity, torch.exp(gamma * self.divergence_)[:, None], out=weighted)
-
-
-def channel_criterion(members, classes, text, weights):
-    """J [d] = -w0 s + w1 variance over classes of `text` [C, d]; channels with a large J tell classes apart.
-
-    s: mean over all pairs of members [n, d] of different classes of the product of their values; with class sums t_c
-    of n_c members, ((sum t_c)^2 - sum t_c^2) / (n^2 - sum n_c^2).
-    """
-    if len(text) < 2:
-        raise ClipnotesError(f"{len(text)} class, but APE compares channels between classes; give two or more")
-    sums, counts = class_sums(members, classes, len(text)), classes.bincount(minlength=len(text))
-    mean_product = (sums.sum(0) ** 2 - (sums**2).sum(0)) / (len(members) ** 2 - (counts**2).sum())
-    return -weights[0] * mean_product + weights[1] * text.var(0)
-
-
-def reduced(x, channels):
-    """These channels of unit features, unit again."""
-    return F.normalize(x[:, channels], dim=1)
-
-
-def top_channels(criterion, n_channels=None):
-    """Indices of the channels with the largest criterion, in descending order."""
-    n_channels = n_channels or round(0.65 * len(criterion))
-    if not 1 <= n_channels <= len(criterion):
-        raise ClipnotesError(f"n_channels = {n_channels} is out of range; features have {len(criterion)} channels")
-    return criterion.topk(n_channels).indices
-
-
-def kl_affinity(log_p, log_q):
+def kl_affinity(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     """M_ij = KL(p_i || q_j), float64 [N, M], from logs of distributions [N, C] and [M, C].
 
     sum_c p log p - p (log q)': one matrix product. The two parts nearly cancel, hence double precision.
@@ -299,12 +218,12 @@ def kl_affinity(log_p, log_q):
     return torch.addmm((p * log_p).sum(1), log_q, p.T, alpha=-1).T
 
 
-def class_sums(values, labels, n_classes):
+def class_sums(values: torch.Tensor, labels: torch.Tensor, n_classes: int) -> torch.Tensor:
     """Sums of the rows of one class: L' values [C, n] of values [M, n]."""
     return values.new_zeros(n_classes, values.shape[1]).index_add_(0, labels, values)
 
 
-def parts(n, m, itemsize, chunk):
+def parts(n: int, m: int, itemsize: int, chunk: int) -> list[slice]:
     """Slices of n rows, such that three arrays of m values a row stay within `chunk` bytes."""
     step = max(1, int(chunk) // (3 * m * itemsize))
     return [slice(start, start + step) for start in range(0, n, step)]

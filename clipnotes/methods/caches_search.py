@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from clipnotes.checks import Number, Several
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import not_negative
 
 BETAS = tuple(np.geomspace(0.1, 50, 40))
 PLOT_ALPHAS = (0.0, *np.geomspace(0.01, 100, 81))  # of the surface after an exact search
@@ -42,11 +42,7 @@ class Grid:
 
 def axis(name, values):
     """The values of one axis as a tuple of floats; ClipnotesError if there are none or one is out of range."""
-    values = tuple(float(value) for value in values)
-    if not values:
-        raise ClipnotesError(f"{name} is empty; give at least one value")
-    not_negative(**{f"{name}[{i}]": value for i, value in enumerate(values)})
-    return values
+    return Several(Number(0))(values, name)
 
 
 def half_open(low, high, n):

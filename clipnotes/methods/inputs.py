@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from clipnotes.checks import feature_matrix
-from clipnotes.errors import ClipnotesError
 
 
 def unit_features(x: Any, name: str = "x", width: int | None = None) -> torch.Tensor:
@@ -23,10 +22,3 @@ def unit_views(x: Any, name: str = "x", width: int | None = None) -> torch.Tenso
     """Unit features [V, N, d], every view by itself, of features [N, d] (V = 1) or [V, N, d]; checks as `unit_features`."""
     x = feature_matrix(x, name, width)
     return F.normalize(x.reshape(-1, x.shape[-1]), dim=-1).view(-1, *x.shape[-2:])
-
-
-def not_negative(**settings):
-    """ClipnotesError for a setting that is negative, NaN or infinite."""
-    for name, value in settings.items():
-        if not 0 <= value < float("inf"):
-            raise ClipnotesError(f"{name} = {value} is out of range; it must be 0 or more, and finite")

@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from clipnotes.checks import Number, Whole, check_all, class_labels
+from clipnotes.checks import Number, Whole, class_labels
 from clipnotes.errors import ClipnotesError
+from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features
-from clipnotes.methods.probes import Classifier
 
 TEMPERATURES = 0.002, 1.0  # between which the likeliest is sought
 TRUSTED = 1e-6  # images: a class that holds less than this has no direction of its own any more
@@ -182,7 +182,7 @@ class NoisyMeans(Classifier):
         n_classes: C; by default one more than the largest label. Raises ClipnotesError for shapes, labels and settings that do
         not fit, for one class, and for a rho at which the labels tell nothing.
         """
-        check_all(self.rules, self)
+        self.check_settings()
         x = unit_features(x, "x")
         y = class_labels(y, "y", len(x), n_classes)
         C = n_classes or 1 + int(y.max())

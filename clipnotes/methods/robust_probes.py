@@ -1,6 +1,6 @@
 """The field's answers to wrong labels, on the linear probe of paper B: other losses, and labels left out or doubted.
 
-All train logits = scale x W' (no bias) with the recipe of `LinearProbe`; only what the loss makes of a row differs. They work
+All train logits = scale x W' (no bias) as `LinearProbe` does; only what the loss makes of a row differs. They work
 on class texts' logits as well as on any features; prompts and encoders are left alone.
 """
 from __future__ import annotations
@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from clipnotes.checks import Number, OneOf, Whole, check_all, class_labels
+from clipnotes.checks import SEED, Instance, Number, OneOf, class_labels
 from clipnotes.errors import ClipnotesError
+from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features
 from clipnotes.methods.losses import gce_of
 from clipnotes.methods.losses_robust import forward_ce, of_labels, smoothed_ce, symmetric_ce, uniform_transition
 from clipnotes.methods.noisy_means import estimate_noise
-from clipnotes.methods.probes import Classifier, LinearProbe
+from clipnotes.methods.probes import LinearProbe
 from clipnotes.methods.selection import agrees, clean_by_transport, kept_share, small_losses
-from clipnotes.methods.sgd import batch_rows, learning_rate
+from clipnotes.methods.sgd import PAPER, SGDConfig, batch_rows, check_finite, learning_rate
 
 ANSWERS = ("ce", "gce", "mae", "sce", "smoothing", "forward", "small-loss", "agreement", "transport")
 NEED_TEXT = ("agreement", "transport")
@@ -37,14 +38,13 @@ class RobustProbe(Classifier):
     After `fit`: weight_ [C, d], rho_ (None where it plays no part), used_ (share of the rows believed; 1 for losses).
     """
     rules = {"answer": OneOf(*ANSWERS), "rho": Number(0, 1, optional=True), "init": OneOf("random", "text", "zero"),
-             "scale": Number(0), "epochs": Whole(1), "batch_size": Whole(1), "lr": Number(0), "seed": Whole(0),
+             "scale": Number(0), "sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED,
              "compat": OneOf(None, "reference")}
 
     def __init__(self, answer: str = "sce", rho: float | None = None, transition: Any = None, init: str = "random",
-                 scale: float = 100.0, epochs: int = 50, batch_size: int = 32, lr: float = 0.002, seed: int = 1,
-                 compat: str | None = None) -> None:
+                 scale: float = 100.0, sgd: SGDConfig = PAPER, seed: int = 1, compat: str | None = None) -> None:
         self.answer, self.rho, self.transition, self.init, self.scale = answer, rho, transition, init, scale
-        self.epochs, self.batch_size, self.lr, self.seed, self.compat = epochs, batch_size, lr, seed, compat
+        self.sgd, self.seed, self.compat = sgd, seed, compat
 
     def fit(self, x: torch.Tensor, y: torch.Tensor, n_classes: int | None = None, text: torch.Tensor | None = None,
             text_x: torch.Tensor | None = None) -> RobustProbe:
@@ -91,17 +91,20 @@ class Labels:
 
 def fit_robust(probes: Sequence[RobustProbe], x: torch.Tensor, ys: Sequence, n_classes: int | None = None,
                text: torch.Tensor | None = None, text_x: torch.Tensor | None = None) -> list[RobustProbe]:
-    """Fit `RobustProbe`s of one recipe on the same images under different labels, as batched products.
+    """Fit `RobustProbe`s of one `sgd` and scale on the same images under different labels, as batched products.
 
     x: features [N, d]; ys: given labels [N], one set a probe; text [C, d]: class texts, for init="text" and the answers that
     need them; text_x: the features [N, d] of the same images that texts go with, where x is corrected (else x itself).
     Each probe learns what it would alone. Raises ClipnotesError for settings, shapes and labels that do not fit.
     """
-    x, first = unit_features(x, "x"), probes[0]
+    x, sgd, scale = unit_features(x, "x"), probes[0].sgd, probes[0].scale
     for probe in probes:
-        check_all(probe.rules, probe)
+        probe.check_settings()
+        if (probe.sgd, probe.scale) != (sgd, scale):
+            raise ClipnotesError("probes with different sgd settings or scales cannot be fitted together; let only seeds and "
+                                 "answers differ")
     text = None if text is None else unit_features(text, "text", None if text_x is not None else x.shape[1])
-    n_classes = n_classes or (1 + max(int(torch.as_tensor(y).max()) for y in ys) if text is None else len(text))
+    n_classes = n_classes or (1 + max(int(class_labels(y).max()) for y in ys) if text is None else len(text))
     ys = [Labels(class_labels(y, "y", len(x), n_classes), n_classes) for y in ys]
     zero_shot = None if text is None else 100 * unit_features(x if text_x is None else text_x, "text_x", text.shape[1]) @ text.T
     losses = [probe.row_loss(x, y, zero_shot) for probe, y in zip(probes, ys, strict=True)]
@@ -110,20 +113,19 @@ def fit_robust(probes: Sequence[RobustProbe], x: torch.Tensor, ys: Sequence, n_c
     starts = [LinearProbe(probes[i].init, seed=probes[i].seed + 10**6 * int(two)).start(n_classes, text, x)[0]
               for i, two in zip(taught, second, strict=True)]
     weight = torch.stack(starts).requires_grad_()  # [P, C, d]
-    optimiser = torch.optim.SGD([weight], lr=first.lr, momentum=0.9, weight_decay=5e-4)
-    orders = zip(*(batch_rows(len(x), first.batch_size, first.epochs, probes[i].seed) for i in taught), strict=True)
+    optimizer = torch.optim.SGD([weight], lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+    orders = zip(*(batch_rows(len(x), sgd.batch_size, sgd.epochs, probes[i].seed) for i in taught), strict=True)
     for epoch, batches in enumerate(orders, 1):
-        optimiser.param_groups[0]["lr"] = learning_rate(epoch, first.epochs, first.lr)
+        optimizer.param_groups[0]["lr"] = learning_rate(epoch, sgd.epochs, sgd.lr, sgd.warmup_lr)
         for rows in zip(*batches, strict=True):
             rows = torch.stack(rows)  # [P, b]
-            log_p = (first.scale * x[rows] @ weight.mT).log_softmax(-1)  # [P, b, C]
+            log_p = (scale * x[rows] @ weight.mT).log_softmax(-1)  # [P, b, C]
             loss = torch.stack([losses[i](log_p[j], rows[j]) for j, i in enumerate(taught)])  # [P, b]
             loss = loss * taught_by_peers(loss, probes, taught, second, epoch)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.mean(1).sum().backward()
-            optimiser.step()
-    if not torch.isfinite(weight).all():
-        raise ClipnotesError(f"the training diverged with lr = {first.lr}; lower lr")
+            optimizer.step()
+        check_finite(0.0, [weight], epoch, sgd.lr)
     for j, (i, two) in enumerate(zip(taught, second, strict=True)):
         if not two:
             probes[i].weight_ = weight[j].detach().clone()

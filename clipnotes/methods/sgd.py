@@ -1,43 +1,45 @@
-"""The training recipe of paper B (CoOp's), shared by prompts, probes and fine-tuning: one schedule, one order of batches."""
+"""The training of paper B (CoOp's), shared by prompts, probes and fine-tuning: one schedule, one order of batches."""
 from __future__ import annotations
 
 import math
-import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from clipnotes.checks import Number, Whole, check_all
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.inputs import not_negative
+from clipnotes.seeding import generator
+
+RATE = Number(0, 1000)  # of learning or decay; beyond it nothing is ever learnt, and float32 soon ends
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """SGD as in paper B, section 4, and the code behind it. `seed` drives the start, the batches and the views."""
+class SGDConfig:
+    """SGD as in paper B, section 4, and the code behind it. ClipnotesError for values out of range."""
     epochs: int = 50
     batch_size: int = 32
     lr: float = 0.002
     warmup_lr: float = 1e-5
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    seed: int = 1
+
+    rules: ClassVar = {"epochs": Whole(1), "batch_size": Whole(1), "lr": RATE, "warmup_lr": RATE, "momentum": Number(0, 1),
+                       "weight_decay": RATE}
+
+    def __post_init__(self) -> None:
+        check_all(self.rules, self)
+
+    def brief(self) -> dict[str, float]:
+        """The settings that recipes differ in, for a table."""
+        return {"epochs": self.epochs, "lr": self.lr}
 
 
-def make_recipe(options):
-    """A `Recipe` of keyword options; ClipnotesError for an unknown one and for values out of range."""
-    known = Recipe.__dataclass_fields__
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ClipnotesError(f"unknown option {unknown[0]!r} of the training; choose from {', '.join(known)}")
-    recipe = Recipe(**options)
-    for name in ("epochs", "batch_size"):
-        if getattr(recipe, name) < 1:
-            raise ClipnotesError(f"{name} = {getattr(recipe, name)} is out of range; it must be 1 or more")
-    not_negative(**{name: getattr(recipe, name) for name in ("lr", "warmup_lr", "momentum", "weight_decay")})
-    return recipe
+PAPER = SGDConfig()
 
 
-def learning_rate(epoch, epochs=50, lr=0.002, warmup_lr=1e-5):
+def learning_rate(epoch: int, epochs: int = 50, lr: float = 0.002, warmup_lr: float = 1e-5) -> float:
     """Rate of an epoch, counted from 1: warmup_lr in the first, then lr/2 (1 + cos(pi (epoch - 2) / epochs)).
 
     The warm-up does not use up the cosine, so the rate never quite reaches 0 (paper B's code).
@@ -45,12 +47,7 @@ def learning_rate(epoch, epochs=50, lr=0.002, warmup_lr=1e-5):
     return warmup_lr if epoch == 1 else lr / 2 * (1 + math.cos(math.pi * (epoch - 2) / epochs))
 
 
-def generator(seed, purpose):
-    """A torch generator of its own for every purpose, so that one draw never shifts another."""
-    return torch.Generator().manual_seed(zlib.crc32(f"{purpose} {seed}".encode()))
-
-
-def batch_rows(n, batch_size, epochs, seed):
+def batch_rows(n: int, batch_size: int, epochs: int, seed: int) -> Iterator[torch.Tensor]:
     """Yield the rows of every epoch's batches, int64 [steps, b]: a new order each time.
 
     The last incomplete batch is left out, unless there is no other: then b = n.
@@ -60,44 +57,49 @@ def batch_rows(n, batch_size, epochs, seed):
         yield torch.randperm(n, generator=random)[:n - n % size].view(-1, size)
 
 
-def batch_views(n_views, n, epochs, seed):
+def batch_views(n_views: int, n: int, epochs: int, seed: int) -> Iterator[torch.Tensor]:
     """Yield the view that every row shows in an epoch, int64 [n], of `n_views`."""
     random = generator(seed, "views")
     for _ in range(epochs):
         yield torch.randint(n_views, (n,), generator=random)
 
 
-def train(recipe, parameters, batch_loss, n, n_views=1, after_epoch=None, desc="training", progress=True):
+def train(config: SGDConfig, seed: int, parameters: Iterable[torch.nn.Parameter], batch_loss: Callable, n: int,
+          n_views: int = 1, after_epoch: Callable | None = None, desc: str = "training", progress: bool = True) -> list[float]:
     """Minimise batch_loss(views [b], rows [b]) over the rows 0 .. n - 1; returns the mean loss of every epoch.
 
-    after_epoch(epoch), if given, is called when an epoch (from 1) is done. Raises ClipnotesError where the loss diverges.
+    seed: of the order of the rows and the choice of views. after_epoch(epoch), if given, is called when an epoch (from 1) is
+    done. Raises ClipnotesError where the loss diverges.
     """
     from tqdm.auto import tqdm
 
-    optimiser = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+    parameters = list(parameters)
+    optimizer = torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
                                 fused=True)  # tensor by tensor, steps took a fifth of the time of TEnc-FT
-    order = zip(batch_rows(n, recipe.batch_size, recipe.epochs, recipe.seed),
-                batch_views(n_views, n, recipe.epochs, recipe.seed), strict=True)
+    order = zip(batch_rows(n, config.batch_size, config.epochs, seed), batch_views(n_views, n, config.epochs, seed),
+                strict=True)
     losses = []
-    bar = tqdm(order, desc=desc, total=recipe.epochs, unit="epoch", leave=False, disable=not progress)
+    bar = tqdm(order, desc=desc, total=config.epochs, unit="epoch", leave=False, disable=not progress)
     for epoch, (batches, views) in enumerate(bar, 1):
-        optimiser.param_groups[0]["lr"] = learning_rate(epoch, recipe.epochs, recipe.lr, recipe.warmup_lr)
+        optimizer.param_groups[0]["lr"] = learning_rate(epoch, config.epochs, config.lr, config.warmup_lr)
         total = 0.0
         for rows in batches:
             loss = batch_loss(views[rows], rows)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             total += loss.item()
         losses.append(total / len(batches))
-        check_loss(losses[-1], epoch, recipe.lr)
+        check_finite(losses[-1], parameters, epoch, config.lr)
         bar.set_postfix(loss=f"{losses[-1]:.3f}")
         if after_epoch:
             after_epoch(epoch)
     return losses
 
 
-def check_loss(loss, epoch, lr):
-    """ClipnotesError where a loss is not finite."""
+def check_finite(loss: float, learnt: Iterable[torch.Tensor], epoch: int, lr: float) -> None:
+    """ClipnotesError where the loss of an epoch, or anything learnt by its last step, is not finite."""
     if not math.isfinite(loss):
         raise ClipnotesError(f"the loss became {loss} in epoch {epoch} with lr = {lr}; lower lr")
+    if not all(torch.isfinite(tensor.detach().sum()) for tensor in learnt):
+        raise ClipnotesError(f"what is learnt became infinite or NaN in epoch {epoch} with lr = {lr}; lower lr")

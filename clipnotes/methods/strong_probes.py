@@ -4,10 +4,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import OneOf, Whole, check_all, class_labels
+from clipnotes.checks import SEED, Instance, Number, OneOf, Whole, class_labels
 from clipnotes.errors import ClipnotesError
+from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features
-from clipnotes.methods.probes import Classifier, LinearProbe
+from clipnotes.methods.probes import LinearProbe
+from clipnotes.methods.sgd import PAPER, SGDConfig
 
 
 class LPPlusPlus(Classifier):
@@ -27,7 +29,7 @@ class LPPlusPlus(Classifier):
 
     def fit(self, x: torch.Tensor, y: torch.Tensor, text: torch.Tensor, val: tuple | None = None) -> LPPlusPlus:
         """Train on features [N, d], labels [N] and class texts [C, d]; val: (features, labels), for compat only."""
-        check_all(self.rules, self)
+        self.check_settings()
         x = unit_features(x, "x")
         text = unit_features(text, "text", x.shape[1]).to(x)
         y = class_labels(y, "y", len(x), len(text))
@@ -39,13 +41,13 @@ class LPPlusPlus(Classifier):
         step_a = len(x) / (4 * (of_text**2).sum(0).max().item())
         weight, bias = means.clone().requires_grad_(), x.new_zeros(len(text)).requires_grad_()
         alpha = (250 * (means * text).sum(1).mean()).expand(len(text)).clone().requires_grad_()
-        optimiser, self.losses_, best = torch.optim.SGD([weight, bias], lr=step_w, momentum=0.9), [], -1.0
+        optimizer, self.losses_, best = torch.optim.SGD([weight, bias], lr=step_w, momentum=0.9), [], -1.0
         for epoch in range(1, self.epochs + 1):
             loss = F.cross_entropy(x @ weight.T + bias + alpha * of_text, y)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             alpha.grad = alpha.grad if self.compat and alpha.grad is not None else torch.zeros_like(alpha)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             if epoch % 10 == 0:
                 alpha.data -= step_a * alpha.grad
             self.losses_.append(loss.item())
@@ -72,15 +74,18 @@ class LPPlusPlus(Classifier):
 class EarlyStoppedProbe(Classifier):
     """A probe that starts as zero-shot CLIP and keeps its best epoch on validation images, the untrained start included.
 
-    The last of equally good epochs counts. settings: those of `LinearProbe`, whose init is "text" here.
+    The last of equally good epochs counts. Settings as those of `LinearProbe`, whose init is "text" here.
     After `fit`: weight_ [C, d], epoch_ (0 is zero-shot CLIP), val_accuracy_ (of every epoch from 0).
     """
 
-    def __init__(self, scale: float = 100.0, **settings) -> None:
-        self.scale, self.settings = scale, settings
+    rules = {"scale": Number(0), "sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED}
+
+    def __init__(self, scale: float = 100.0, sgd: SGDConfig = PAPER, seed: int = 1) -> None:
+        self.scale, self.sgd, self.seed = scale, sgd, seed
 
     def fit(self, x: torch.Tensor, y: torch.Tensor, text: torch.Tensor, val: tuple) -> EarlyStoppedProbe:
         """Train on features [N, d], labels [N] and class texts [C, d]; val: (features, labels) that decide when to stop."""
+        self.check_settings()
         self.weight_, self.epoch_ = unit_features(text, "text"), 0
         self.val_accuracy_ = [self.score(*val)]
 
@@ -89,7 +94,8 @@ class EarlyStoppedProbe(Classifier):
             if self.val_accuracy_[-1] >= max(self.val_accuracy_):
                 self.weight_, self.epoch_ = probe.weight_, epoch
 
-        LinearProbe("text", scale=self.scale, **self.settings).fit(x, y, text=text, callback=after)
+        probe = LinearProbe("text", scale=self.scale, sgd=self.sgd, seed=self.seed)
+        probe.fit(x, y, text=text, callback=after, progress=False)
         return self
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:

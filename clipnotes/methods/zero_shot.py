@@ -1,29 +1,38 @@
 """Zero-shot classification: CLIP as it is (paper B, eq. 1)."""
 from __future__ import annotations
 
+from typing import Any, Self
+
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import Number, feature_matrix
+from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features
 
 
-class ZeroShot:
+class ZeroShot(Classifier):
     """Class probabilities from cosines with class text features, Pr(y = i | x) = softmax(logit_scale cos(x, t_i)).
 
-    text: class weights [C, d], see `Clip.classifier`; logit_scale: 1/temperature, 100 in released CLIP.
+    text: class weights [C, d], see `Clip.classifier`; logit_scale: 1/temperature, 100 in released CLIP. There is nothing to
+    learn, so `fit` may be left out. Raises ClipnotesError, with `logits`, for texts that are not finite or no matrix.
     """
 
-    def __init__(self, text, logit_scale=100.0):
-        self.text, self.logit_scale = F.normalize(torch.as_tensor(text).float(), dim=-1), float(logit_scale)
+    rules = {"logit_scale": Number(0)}
 
-    def logits(self, x):
+    def __init__(self, text: torch.Tensor, logit_scale: float = 100.0) -> None:
+        self.text, self.logit_scale = text, logit_scale
+
+    def fit(self, x: Any = None, y: Any = None) -> Self:
+        """Only check the settings."""
+        self.unit_text()
+        return self
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C] from features [N, d], which need not be unit; of V views [V, N, d] their mean counts."""
-        return self.logit_scale * unit_features(x, "x").float() @ self.text.T
+        text = self.unit_text()
+        return self.logit_scale * unit_features(x, "x", text.shape[1]).float() @ text.T
 
-    def predict(self, x):
-        """Most likely class of each row: int64 [N]."""
-        return self.logits(x).argmax(1)
-
-    def score(self, x, y):
-        """Top-1 accuracy in [0, 1]."""
-        return (self.predict(x) == torch.as_tensor(y)).float().mean().item()
+    def unit_text(self) -> torch.Tensor:
+        self.check_settings()
+        return F.normalize(feature_matrix(self.text, "text", views=False).float(), dim=-1)

@@ -24,6 +24,7 @@ from clipnotes.data import load_manifest
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.prompts_training import fit_many
+from clipnotes.methods.sgd import SGDConfig
 from clipnotes.paths import notebooks_dir
 from clipnotes.series.parameters import read_values
 
@@ -70,7 +71,8 @@ def features(clip, n_classes):
 def prompt_step(name, n_classes, recompute=False, n_prompts=1):
     """A step of prompt tuning, of n_prompts together: 16 vectors of context, shared, image features given."""
     clip = load_clip(name, "random", device="cpu")
-    prompts = [PromptTuning(clip, IMAGENET_CLASSNAMES[:n_classes], epochs=1, recompute=recompute) for _ in range(n_prompts)]
+    prompts = [PromptTuning(clip, IMAGENET_CLASSNAMES[:n_classes], recompute=recompute, sgd=SGDConfig(epochs=1))
+               for _ in range(n_prompts)]
     data = [features(clip, n_classes)] * n_prompts
     return lambda: fit_many(prompts, data, progress=False), n_prompts
 
@@ -78,17 +80,17 @@ def prompt_step(name, n_classes, recompute=False, n_prompts=1):
 def text_tower_step(name, n_classes):
     """A step of fine-tuning the whole text tower, the copy and SGD included."""
     clip = load_clip(name, "random", device="cpu")
-    tuning = TextEncoderTuning(clip, IMAGENET_CLASSNAMES[:n_classes], epochs=1, progress=False)
+    tuning = TextEncoderTuning(clip, IMAGENET_CLASSNAMES[:n_classes], sgd=SGDConfig(epochs=1))
     x, y = features(clip, n_classes)
-    return lambda: tuning.fit(x, y), 1
+    return lambda: tuning.fit(x, y, progress=False), 1
 
 
 def image_encoder_step(name):
     """A step of fine-tuning torchvision's ResNet-50, images in memory."""
     clip = load_clip(name, "random", device="cpu")
-    tuning = ImageEncoderFineTuning(resnet50(), clip.preprocess, device="cpu", epochs=1, progress=False)
+    tuning = ImageEncoderFineTuning(resnet50(), clip.preprocess, device="cpu", sgd=SGDConfig(epochs=1))
     images = np.zeros((BATCH, 224, 224, 3), np.uint8)
-    return lambda: tuning.fit(images, torch.arange(BATCH)), 1
+    return lambda: tuning.fit(images, torch.arange(BATCH), progress=False), 1
 
 
 CASES = ([("image", encoding, (name,)) for name in MODELS]

@@ -59,8 +59,8 @@ def measure(name, n_context, kind, with_images, all_names=NAMES, recompute=False
     images = torch.randn(32, 3, clip.image_size, clip.image_size)
 
     def run(names, n_images):
-        model = PromptTuning(clip, names, n_context=n_context, recompute=recompute)
-        encode = {"ours": lambda context: model.encoder(context[None])[0],
+        model = PromptTuning(clip, names, n_context=n_context, recompute=recompute).start()
+        encode = {"ours": lambda context: model.layout_.encoder(context[None])[0],
                   "published": lambda context: published_text(clip, names, context)}[kind]
 
         def features():
@@ -77,7 +77,7 @@ def measure(name, n_context, kind, with_images, all_names=NAMES, recompute=False
 
 def main(name="RN50", n_context=16):
     clip = load_clip(name, "random", device="cpu")
-    nodes = sum(len(tree.ids) for tree in PromptTuning(clip, NAMES, n_context=n_context).encoder.trees)
+    nodes = sum(len(tree.ids) for tree in PromptTuning(clip, NAMES, n_context=n_context).start().layout_.encoder.trees)
     print(f"{name}, one thread, {len(NAMES)} classes, {n_context} context tokens, batch 32: "
           f"{nodes} nodes in place of {len(NAMES) * clip.model.context_length} tokens", flush=True)
     del clip

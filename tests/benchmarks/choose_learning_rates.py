@@ -16,7 +16,7 @@ from clipnotes.analysis.robustness import fine_tuning_accuracies, noisy_accuraci
 from clipnotes.backbone import load_clip
 from clipnotes.data import encode_task, load_task
 from clipnotes.methods.encoder_tuning import starting_network
-from clipnotes.methods.recipes import METHODS, RECIPES
+from clipnotes.methods.recipes import METHODS, SGD_RECIPES
 
 SETS = ["pocket-glyphs", "pocket-pieces", "pocket-pairs", "pocket-textures", "pocket-scenes", "digits"]
 GRID = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
@@ -26,7 +26,7 @@ parser.add_argument("--models", nargs="+", default=["pocket-vit"])
 parser.add_argument("--methods", nargs="+", default=[method for method in METHODS if method != "Linear Probe"])
 parser.add_argument("--losses", nargs="+", default=["ce"])
 parser.add_argument("--sets", nargs="+", default=SETS)
-parser.add_argument("--epochs", type=int, default=RECIPES["pocket"]["epochs"])
+parser.add_argument("--epochs", type=int, default=SGD_RECIPES["pocket"]["epochs"])
 options = parser.parse_args()
 
 for model in options.models:
