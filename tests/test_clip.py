@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torchvision.transforms import Compose
 
 from clipnotes.backbone import Clip, classifier, load_clip, template_features
-from clipnotes.backbone.clip import ImageReader
+from clipnotes.backbone.pictures import ImageReader
 from clipnotes.backbone.text import ensemble
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
@@ -105,8 +105,8 @@ def test_images_that_cannot_be_read_are_named(clip, pixels, tmp_path):
     for path in (broken, cut):
         with says(rf"^image {re.escape(str(path))} cannot be read \(.*\); fetch it again or remove it from the split$"):
             clip.encode_images([path])
-    with says("^image array of type float32; give uint8 pixels from 0 to 255$"):
-        clip.encode_images(pixels.astype(np.float32) / 255)
+    with says("^image array of type int32; give uint8 pixels from 0 to 255, uint16, or floats of 0 to 1$"):
+        clip.encode_images(pixels.astype(np.int32))
 
 
 # --- the frozen model ---------------------------------------------------------------------------------------------
@@ -402,5 +402,6 @@ def test_batches_of_pixels_equal_single_ones(name):
         images = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
         reader = ImageReader(images, preprocess)
         assert torch.equal(torch.stack(reader.__getitems__([3, 0, 4])), torch.stack([reader[i] for i in (3, 0, 4)]))
-    with says("image array of type float64; give uint8 pixels"):
-        ImageReader(images / 255, preprocess).__getitems__([0])
+    assert torch.equal(ImageReader(images / 255, preprocess).__getitems__([2])[0], reader[2])
+    with says("image array of type int64; give uint8 pixels"):
+        ImageReader(images.astype(np.int64), preprocess).__getitems__([0])

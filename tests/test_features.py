@@ -99,13 +99,50 @@ def test_pickles_and_damaged_files_are_refused(tmp_path):
     FeatureBank.from_arrays("b", parts()).save(tmp_path / "cut.safetensors")
     for path in tmp_path.glob("cut.*"):
         path.write_bytes(path.read_bytes()[:-30])
-    for name in ("object.npz", "pickle.npz", "pickle.safetensors", "cut.npz", "cut.safetensors"):
-        with says(
-            rf"^feature file {re.escape(str(tmp_path / name))} cannot be read \((.|\n)*\); "
-            "it must be a .npz without pickled objects or a .safetensors file$"
-        ):
+    for name, problem in (
+        ("object.npz", "has Python objects in train_x, which are never read"), ("pickle.npz", "is a Python pickle"),
+        ("pickle.safetensors", "is a Python pickle"), ("cut.npz", "is damaged or was written by something else"),
+        ("cut.safetensors", "is damaged or was written by something else"),
+    ):
+        with says(f"^feature file {re.escape(str(tmp_path / name))} {problem}; a feature file is .npz or .safetensors with"):
             FeatureBank.load(tmp_path / name)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("name, content, problem", [
+    ("b.npy", b"\x93NUMPY\x01", "is a NumPy array"), ("b.pt", b"PK\x03\x04", "is a zip archive .*PyTorch"),
+    ("b.npz", b"<!DOCTYPE html><p>404", "is a web page"), ("b.safetensors", b"<html>", "is a web page"),
+    ("b.npz", b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
+    ("b.npz", b"", "is an empty file"), ("b.npz", b"1,2", "is damaged or was written"),
+    ("b.csv", b"1,2", "is of the type .csv"), ("b", b"1,2", "is of no known type"),
+])  # fmt: skip
+def test_a_file_of_another_kind_is_named(name, content, problem, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with says(f"^feature file .* {problem}") as caught:
+        FeatureBank.load(tmp_path / name)
+    assert "pickle" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_of_other_programs(tmp_path):
+    from safetensors.torch import save_file
+
+    content = {key: torch.as_tensor(value) for key, value in parts().items()}
+    save_file(content | {"logits": torch.zeros(3)}, tmp_path / "b.safetensors", metadata={"format": "pt"})
+    assert torch.equal(FeatureBank.load(tmp_path / "b.safetensors").train.x, content["train_x"])
+    np.savez(tmp_path / "b.npz", **parts())
+    (tmp_path / "b.npz").rename(tmp_path / "B.NPZ")
+    assert list(FeatureBank.load(tmp_path / "B.NPZ").splits) == ["train", "test"]
+    np.savez(tmp_path / "c.npz", **(parts() | {"train_x": parts()["train_x"] + 1j}))
+    with says("^train_x of bank c holds values of type complex64; features are real numbers$"):
+        FeatureBank.load(tmp_path / "c.npz")
+    np.savez(tmp_path / "d.npz", features=np.zeros(3))
+    with says("d.npz holds none of these arrays; a feature file is"):
+        FeatureBank.load(tmp_path / "d.npz")
+    save_file(content, tmp_path / "e.safetensors", metadata={"classnames": "cat, dog"})
+    with says("e.safetensors has metadata classnames that are no JSON lists of texts"):
+        FeatureBank.load(tmp_path / "e.safetensors")
+    np.savez(tmp_path / "f.npz", **parts(), val_x=np.zeros((0, 8)), val_y=np.zeros(0, int))  # written by older versions
+    assert "val" not in FeatureBank.load(tmp_path / "f.npz").splits
 
 
 def test_file_names(tmp_path):
@@ -127,29 +164,38 @@ def with_nan():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"train_x": with_nan()}, "2 rows of train_x hold NaN or infinite values; encode them again"),
-        ({"train_x": np.zeros(12)}, r"train_x has shape \[12\], but must be \[N, d\] or \[V, N, d\]"),
-        ({"test_x": np.zeros((5, 9))}, r"features of sizes \[8, 9\]; one bank holds one model"),
-        ({"train_y": np.zeros(11)}, r"train_y has shape \[11\], but train_x has 12 rows"),
-        ({"train_y": np.zeros((12, 1))}, r"train_y has shape \[12, 1\], but train_x has 12 rows"),
-        ({"train_x": np.zeros((12, 2, 8))}, r"train_y has shape \[12\], but train_x has 2 rows"),  # views come first
-        ({"test_y": [0, 1, 2, 3, 0]}, "label 3 in test_y is out of range; labels must be 0 to 2"),
-        ({"test_y": [0, -1, 2, 2, 0]}, "label -1 in test_y is out of range; labels must be 0 to 2"),
-        ({"test_y": None}, "test_x and test_y must come together, one is missing"),
-        ({"text": np.ones((2, 8))}, "2 text features for 3 classes"),
-        ({"text": np.ones((3, 9))}, r"features of sizes \[8, 9\]"),
-        ({"text": np.full((3, 8), np.nan)}, "3 rows of text hold NaN"),
+        ({"train_x": with_nan()}, "2 rows of train_x of bank toy hold NaN or infinite values; encode them again"),
+        ({"train_x": np.zeros(12)}, r"train_x of bank toy has shape \[12\], but must be \[N, d\] or, with"),
+        ({"train_x": "many"}, "train_x of bank toy = 'many' is no array of numbers"),
+        ({"test_x": np.zeros((5, 9))}, r"bank toy: features of sizes \[8, 9\]; one bank holds one model"),
+        ({"train_y": np.zeros(11, int)}, r"train_y of bank toy has shape \[11\], but there are 12 rows of features"),
+        ({"train_y": np.zeros((12, 1), int)}, r"train_y of bank toy has shape \[12, 1\], but there are 12 rows"),
+        ({"train_y": np.arange(12) / 4}, "train_y of bank toy holds values of type float64; labels must be whole numbers"),
+        ({"train_x": np.zeros((12, 2, 8))}, r"train_y of bank toy has shape \[12\], but there are 2 rows"),  # views come first
+        ({"test_y": [0, 1, 2, 3, 0]}, "label 3 in test_y of bank toy is out of range; labels must be 0 to 2"),
+        ({"test_y": [0, -1, 2, 2, 0]}, "label -1 in test_y of bank toy is out of range; labels must be 0 to 2"),
+        ({"test_y": [0, 10**15, 2, 2, 0], "classnames": None}, "label 1000000000000000 in test_y of bank toy is out of range"),
+        ({"test_y": None}, "bank toy: test_x and test_y must come together, one is missing"),
+        ({"text": np.ones((2, 8))}, r"text of bank toy has shape \[2, 8\], but must be \[3, d\], one row a class"),
+        ({"text": np.ones((3, 1, 8))}, r"text of bank toy has shape \[3, 1, 8\], but must be \[3, d\]"),
+        ({"text": np.ones((3, 9))}, r"bank toy: features of sizes \[8, 9\]"),
+        ({"text": np.full((3, 8), np.nan)}, "3 rows of text of bank toy hold NaN"),
+        ({"classnames": "abc"}, "classnames of bank toy = 'abc' is no list of names"),
+        ({"classnames": ["cat", "dog", 3]}, r"classnames of bank toy\[2\] = 3 is no class name"),
+        ({"classnames": ["cat", " ", "cow"]}, r"classnames of bank toy\[1\] = ' ' is no class name"),
+        ({"classnames": ["cat", ["dog"], "cow"]}, r"classnames of bank toy\[1\] = \['dog'\] is no class name"),
+        ({"train_path": ["a.jpg"]}, "train_path of bank toy has 1 entries, but there are 12 images"),
     ],
 )
 def test_bad_content(change, message):
-    with says(f"^bank toy: {message}"):
+    with says(f"^{message}"):
         FeatureBank.from_arrays("toy", parts() | {"classnames": NAMES} | change)
 
 
 def test_a_bank_needs_a_split():
     with says("^bank toy has no split; give at least one of train, val and test$"):
         FeatureBank("toy", classnames=NAMES)
-    with says("^bank toy: label -2 in train_y is out of range; labels must be 0 or more$"):
+    with says("^label -2 in train_y of bank toy is out of range; labels must be 0 or more$"):
         FeatureBank("toy", {"train": FeatureSplit(np.zeros((1, 8)), [-2])})
 
 
@@ -171,9 +217,15 @@ def test_few_shots_of_a_bank(views):
     few, rows = bank.few_shot(2, seed=5), few_shot(parts()["train_y"], 2, 5)
     assert torch.equal(few.train.x, bank.train.x[..., rows, :]) and few.train.y.tolist() == [0, 0, 1, 1, 2, 2]
     assert few.train.path == [paths[row] for row in rows]
-    assert few.test.x is bank.test.x and len(bank.train.y) == 12
+    assert few.test.x.data_ptr() == bank.test.x.data_ptr() and len(bank.train.y) == 12
     with says(r"^class 0 \(cat\) has 4 training images, fewer than shots=5; ask for at most 4 shots$"):
         bank.few_shot(5, seed=1)
+
+
+@pytest.mark.parametrize("shots", [0, -1, 2.0, True, "two"])
+def test_shots_are_whole_numbers(shots):
+    with says("^shots = .*; it must be a whole number of 1 or more$"):
+        FeatureBank.from_arrays("toy", parts()).few_shot(shots, seed=1)
 
 
 def test_few_shots_need_a_training_split():

@@ -175,7 +175,7 @@ def test_human_label_files_that_do_not_fit(tmp_path, capsys):
     np.save(path, np.array([Malice()]), allow_pickle=True)
     torch.save(Malice(), tmp_path / "a.pt")
     for bad in (path, tmp_path / "a.pt"):
-        with says("cannot be read .*; it must hold whole numbers$"):
+        with says("cannot be read .*; it must hold whole numbers and nothing pickled but"):
             read_labels(bad)
     assert not capsys.readouterr().out
     np.savez(tmp_path / "a.npz", clean=Y, worse=HUMAN)

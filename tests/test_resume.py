@@ -15,7 +15,8 @@ from PIL import Image
 
 from clipnotes.backbone import attach, load_clip
 from clipnotes.backbone import clip as backbone
-from clipnotes.backbone.clip import Clip, ImageReader, default_workers
+from clipnotes.backbone.clip import Clip, default_workers
+from clipnotes.backbone.pictures import ImageReader
 from clipnotes.cli.main import main
 from clipnotes.data import FeatureBank, cache, encode_task, load_task
 from clipnotes.data.features import encode_split

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipnotes.backbone import attach
-from clipnotes.backbone.clip import RandomViews, open_image
+from clipnotes.backbone.pictures import RandomViews, open_image
 from clipnotes.data import encode_task, load_task
 from clipnotes.errors import ClipnotesError
 

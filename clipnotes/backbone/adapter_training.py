@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clipnotes.backbone.adapters import Adapters, attach
-from clipnotes.backbone.clip import ImageReader, pixel_statistics
+from clipnotes.backbone.pictures import ImageReader, pixel_statistics
 from clipnotes.checked_files import Damaged, read_state, write_state
 from clipnotes.checks import class_labels
 from clipnotes.errors import ClipnotesError, in_words

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from clipnotes.backbone.clip import Clip, ImageReader
+from clipnotes.backbone.clip import Clip
 from clipnotes.backbone.learnt_files import LearntFiles
+from clipnotes.backbone.pictures import ImageReader
 from clipnotes.errors import ClipnotesError
 
 FILES = LearntFiles("adapters", "clipnotes adapters 1", "AdaptedClip.save")

@@ -5,15 +5,20 @@ import functools
 import hashlib
 import os
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from clipnotes.backbone.open_clip_models import POCKET, load_open_clip
+from clipnotes.backbone.pictures import ImageReader, RandomViews
 from clipnotes.backbone.text import classifier
+from clipnotes.checks import TEXT, Several, Whole
 from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
+
+VIEWS = Whole(1, 1000)  # of an image
 
 
 class Clip:
@@ -45,16 +50,19 @@ class Clip:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
-    def encode_images(self, images, batch_size=64, progress=True, workers=None):
+    def encode_images(self, images: Any, batch_size: int = 64, progress: bool = True, workers: int | None = None,
+                      as_shown: bool = True) -> torch.Tensor:
         """Raw (not unit) image features, float32 [N, d] on the CPU.
 
-        images: paths, PIL images, or uint8 arrays [H, W, 3] or [H, W]; also one uint8 array [N, H, W, 3]. Grey images
-        are turned into RGB. workers: processes that read and resize images; None: see `default_workers`. Raises
-        ClipnotesError for a missing or unreadable image, naming it.
+        images: paths, PIL images, or arrays as `open_image` takes them; also one array [N, H, W, 3]. Pictures are read as
+        one sees them, upright and on white, which CLIP's own code does not do: as_shown=False reads them as it does, see
+        `pictures`. workers: processes that read and resize images; None: see `default_workers`. Raises ClipnotesError for
+        a missing or unreadable image, naming it.
         """
-        return self.encode_pixels(ImageReader(images, self.preprocess), batch_size, progress, workers)
+        return self.encode_pixels(ImageReader(images, self.preprocess, as_shown), batch_size, progress, workers)
 
-    def encode_views(self, images, n_views, crop=(0.08, 1.0), seed=1, batch_size=64, progress=True, workers=None):
+    def encode_views(self, images: Any, n_views: int, crop: tuple[float, float] = (0.08, 1.0), seed: int = 1,
+                     batch_size: int = 64, progress: bool = True, workers: int | None = None) -> torch.Tensor:
         """Features [V, N, d] of V random views of every image, otherwise as `encode_images`.
 
         A view is a random crop of a share of the area in the range `crop`, resized to the encoder's size, mirrored in half
@@ -62,7 +70,7 @@ class Clip:
         averages keys over ten of 0.5 to 1.
         """
         return torch.stack([self.encode_pixels(RandomViews(images, self, crop, [seed, view]), batch_size, progress, workers)
-                            for view in range(n_views)])
+                            for view in range(VIEWS(n_views, "n_views"))])
 
     def encode_pixels(self, data, batch_size, progress, workers):
         """Features [N, d] of a dataset of preprocessed images."""
@@ -96,8 +104,10 @@ class Clip:
             raise ClipnotesError(sentence.strip()) from None
 
     @torch.inference_mode()
-    def encode_texts(self, texts, batch_size=256):
-        """Raw (not unit) text features, float32 [N, d] on the CPU."""
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """Raw (not unit) text features, float32 [N, d] on the CPU; ClipnotesError for anything but a list of texts."""
+        if len(texts) or isinstance(texts, str):
+            texts = Several(TEXT)(texts, "texts")
         tokens = self.tokenizer(list(texts))
         parts = (part.to(self.device) for part in tokens.split(batch_size))
         return torch.cat([self.model.encode_text(part, normalize=False).float().cpu() for part in parts])
@@ -120,80 +130,6 @@ def default_workers(rows, batch_size, device):
     if isinstance(rows.dataset.images, np.ndarray) or len(rows) <= 3 * batch_size:
         return 0
     return cores - 1 if on_gpu(device) else min(1, cores - 1)
-
-
-class ImageReader(torch.utils.data.Dataset):
-    """Any of the image kinds that `Clip.encode_images` takes, as preprocessed tensors."""
-
-    def __init__(self, images, preprocess):
-        self.images, self.preprocess = images, preprocess
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return self.preprocess(open_image(self.images[index]))
-
-    def __getitems__(self, rows):
-        """Several at once, as `DataLoader` asks for them: pixels of the model's own size, bit for bit as one by one."""
-        from torchvision.transforms import Normalize, Resize
-
-        steps = getattr(self.preprocess, "transforms", [None])
-        if not (isinstance(self.images, np.ndarray) and isinstance(steps[-1], Normalize) and isinstance(steps[0], Resize)
-                and self.images.shape[1:] == (size := steps[0].size, size, 3) and self.images.dtype == np.uint8):
-            return [self[row] for row in rows]
-        pixels = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2)  # nothing to resize or to crop
-        return steps[-1](pixels.float().div(255)).unbind()
-
-
-class RandomViews(ImageReader):
-    """Images as randomly cropped and mirrored tensors, which are a function of `entropy` (ints) and the row."""
-
-    def __init__(self, images, clip, crop, entropy):
-        from torchvision.transforms import v2
-
-        if not 0 < crop[0] <= crop[1] <= 1:
-            raise ClipnotesError(f"crop = {tuple(crop)} is out of range; give the least and the largest share of an image's "
-                                 "area, such as (0.08, 1)")
-        super().__init__(images, v2.Compose([
-            v2.RandomResizedCrop(clip.image_size, crop, interpolation=v2.InterpolationMode.BICUBIC),
-            v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(*pixel_statistics(clip, "random views", "take the plain view"))]))
-        self.entropy = entropy
-
-    def __getitem__(self, index):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([*self.entropy, index]).generate_state(1)[0]))
-            return super().__getitem__(index)
-
-
-def pixel_statistics(clip, wish, instead):
-    """(mean, std) of a CLIP's preprocessing, which a `wish` needs."""
-    from torchvision.transforms import Normalize
-
-    last = getattr(clip.preprocess, "transforms", [None])[-1]
-    if not isinstance(last, Normalize):
-        raise ClipnotesError(f"{wish} cannot be had: the preprocessing of {clip.name} does not end in Normalize; {instead}")
-    return last.mean, last.std
-
-
-def open_image(image):
-    """A PIL image in RGB from a path, a PIL image or a uint8 array; ClipnotesError where it cannot be read."""
-    from PIL import Image
-
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise ClipnotesError(f"image array of type {image.dtype}; give uint8 pixels from 0 to 255")
-        return Image.fromarray(image).convert("RGB")
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if not Path(image).is_file():
-        raise ClipnotesError(f"image {image} does not exist; check the data root and the manifest's image folder")
-    try:
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ClipnotesError(f"image {image} cannot be read ({error}); fetch it again or remove it from the split") from error
 
 
 def load_clip(name="pocket-vit", pretrained=None, device="auto"):

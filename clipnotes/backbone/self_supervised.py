@@ -18,7 +18,7 @@ from torch import nn
 
 from clipnotes.backbone.adapter_training import Checkpoint, batch_order, make_recipe, run_steps
 from clipnotes.backbone.adapters import AdaptedClip, Adapters, attach, encoder_form
-from clipnotes.backbone.clip import ImageReader, pixel_statistics
+from clipnotes.backbone.pictures import ImageReader, pixel_statistics
 from clipnotes.errors import ClipnotesError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import class_labels, class_names, feature_matrix
 from clipnotes.data import feature_files
 from clipnotes.data.images import SPLITS
 from clipnotes.data.tasks import few_shot
@@ -50,38 +51,29 @@ class FeatureBank:
     text: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.splits = {split: FeatureSplit(self.checked(f"{split}_x", part.x), part.y, part.path)
-                       for split, part in self.splits.items()}
-        if not self.splits:
+        if not isinstance(self.splits, dict) or not self.splits or not set(self.splits) <= set(SPLITS):
             raise ClipnotesError(f"bank {self.name} has no split; give at least one of train, val and test")
-        for split, part in self.splits.items():
-            part.y = self.checked_labels(split, part.y, part.x.shape[-2])
+        if self.classnames is not None:
+            self.classnames = class_names(self.classnames, f"classnames of bank {self.name}")
+        self.splits = {split: self.checked(split, part) for split, part in self.splits.items()}
         if self.text is not None:
-            self.text = self.checked("text", self.text)
-            if len(self.text) != self.n_classes:
-                raise ClipnotesError(f"bank {self.name}: {len(self.text)} text features for {self.n_classes} classes")
+            self.text = feature_matrix(self.text, f"text of bank {self.name}").float()
+            if self.text.ndim != 2 or len(self.text) != self.n_classes:
+                raise ClipnotesError(f"text of bank {self.name} has shape {list(self.text.shape)}, but must be "
+                                     f"[{self.n_classes}, d], one row a class")
         widths = {x.shape[-1] for x in [*(part.x for part in self.splits.values()), self.text] if x is not None}
         if len(widths) > 1:
             raise ClipnotesError(f"bank {self.name}: features of sizes {sorted(widths)}; one bank holds one model")
 
-    def checked(self, key, x):
-        x = torch.as_tensor(x).float()
-        if x.ndim not in (2, 3):
-            raise ClipnotesError(f"bank {self.name}: {key} has shape {list(x.shape)}, but must be [N, d] or [V, N, d]")
-        if not torch.isfinite(x).all():
-            rows = (~torch.isfinite(x)).any(-1).sum().item()
-            raise ClipnotesError(f"bank {self.name}: {rows} rows of {key} hold NaN or infinite values; encode them again")
-        return x
-
-    def checked_labels(self, split, y, n):
-        y = torch.as_tensor(y).long()
-        if y.shape != (n,):
-            raise ClipnotesError(f"bank {self.name}: {split}_y has shape {list(y.shape)}, but {split}_x has {n} rows")
-        if n and (y.min() < 0 or (self.classnames and y.max() >= len(self.classnames))):
-            bad = y.min() if y.min() < 0 else y.max()
-            allowed = f"0 to {len(self.classnames) - 1}" if self.classnames else "0 or more"
-            raise ClipnotesError(f"bank {self.name}: label {int(bad)} in {split}_y is out of range; labels must be {allowed}")
-        return y
+    def checked(self, split, part):
+        of_bank = f"of bank {self.name}"
+        x = feature_matrix(part.x, f"{split}_x {of_bank}").float()
+        n_classes = len(self.classnames) if self.classnames else None
+        y = class_labels(part.y, f"{split}_y {of_bank}", x.shape[-2], n_classes)
+        path = None if part.path is None else [str(each) for each in part.path]
+        if path is not None and len(path) != len(y):
+            raise ClipnotesError(f"{split}_path {of_bank} has {len(path)} entries, but there are {len(y)} images")
+        return FeatureSplit(x, y, path)
 
     def _split(self, name):
         if name not in self.splits:
@@ -103,8 +95,7 @@ class FeatureBank:
 
     @property
     def n_classes(self) -> int:
-        labels = [part.y for part in self.splits.values() if len(part)]
-        return len(self.classnames) if self.classnames else 1 + max(int(y.max()) for y in labels)
+        return len(self.classnames) if self.classnames else 1 + max(int(part.y.max()) for part in self.splits.values())
 
     @property
     def dim(self) -> int:
@@ -124,7 +115,7 @@ class FeatureBank:
             x, y, path = (arrays.get(f"{split}_{key}") for key in ("x", "y", "path"))
             if (x is None) != (y is None):
                 raise ClipnotesError(f"bank {name}: {split}_x and {split}_y must come together, one is missing")
-            if x is not None:
+            if x is not None and 0 not in np.shape(x):  # a set for testing only has no training images
                 splits[split] = FeatureSplit(x, y, path)
         return cls(name, splits, arrays.get("classnames"), arrays.get("text"))
 

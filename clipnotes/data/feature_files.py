@@ -2,14 +2,22 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from safetensors import SafetensorError, safe_open
 
+from clipnotes.data.images import SPLITS
 from clipnotes.errors import ClipnotesError
+from clipnotes.file_kinds import kind_of
 from clipnotes.files import atomic_write
+
+TEXTS = ("classnames", *(f"{split}_path" for split in SPLITS))  # lists of texts: in .safetensors as JSON in the metadata
+KEYS = (*(f"{split}_{part}" for split in SPLITS for part in "xy"), "text", *TEXTS)
 
 
 def check_file_name(path: str | Path) -> Path:
@@ -34,27 +42,58 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
             file.write(save({key: a for key, a in arrays.items() if a.dtype.kind != "U"}, metadata=lists))
 
 
-def read(path: str | Path) -> dict[str, torch.Tensor | list]:
-    """{key: tensor, or list of texts} of a feature file; ClipnotesError where it is missing, foreign or damaged."""
+def read(path: str | Path) -> dict[str, Any]:
+    """{key: array, tensor or list of texts} of the KEYS of a feature file; ClipnotesError where it is missing, of another kind,
+    damaged, or holds none of them."""
     path = Path(path)
     if not path.is_file():
         raise ClipnotesError(f"feature file {path} does not exist; check the path, or make it with `clipnotes features`")
+    readers = {".npz": read_npz, ".safetensors": read_safetensors}
     try:
-        return read_npz(path) if path.suffix == ".npz" else read_safetensors(path)
-    except Exception as error:  # each library raises its own for damaged files
-        raise ClipnotesError(f"feature file {path} cannot be read ({error}); it must be a .npz without pickled "
-                             "objects or a .safetensors file") from error
+        reader = readers.get(path.suffix.lower())
+        content = reader(path) if reader else None
+    except ClipnotesError:
+        raise
+    except OSError as error:
+        raise refused(path, f"cannot be opened ({error.strerror})") if error.strerror else damaged(path) from error
+    except (ValueError, KeyError, EOFError, RuntimeError, SafetensorError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged(path) from error
+    if content is None:
+        raise refused(path, f"is {kind_of(path) or f'of the type {path.suffix}' if path.suffix else 'of no known type'}")
+    if not content:
+        raise refused(path, "holds none of these arrays")
+    return content
+
+
+def damaged(path):
+    kind = kind_of(path)
+    expected = path.suffix.lower() == ".npz" and (kind or "").startswith("a zip archive")
+    return refused(path, f"is {kind}" if kind and not expected else "is damaged or was written by something else")
+
+
+def refused(path, problem):
+    return ClipnotesError(f"feature file {path} {problem}; a feature file is .npz or .safetensors with the numbers test_x "
+                          "[N, d] and test_y [N] and, where known, train_x, train_y, val_x, val_y, text and classnames")
 
 
 def read_npz(path):
     with np.load(path, allow_pickle=False) as file:
-        return {key: file[key].tolist() if file[key].dtype.kind == "U" else torch.from_numpy(file[key].astype(
-            np.float32 if file[key].dtype.kind == "f" else np.int64)) for key in file.files}
+        found = {}
+        for key in (key for key in KEYS if key in file.files):
+            try:
+                found[key] = file[key]
+            except ValueError as error:
+                if "Object arrays" not in str(error):
+                    raise
+                raise refused(path, f"has Python objects in {key}, which are never read") from error
+        return {key: a.tolist() if a.dtype.kind == "U" else a for key, a in found.items()}
 
 
 def read_safetensors(path):
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
-        lists = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-        return {key: file.get_tensor(key) for key in file.keys()} | lists  # noqa: SIM118
+        lists = {key: text for key, text in (file.metadata() or {}).items() if key in TEXTS}
+        tensors = {key: file.get_tensor(key) for key in KEYS if key in file.keys()}  # noqa: SIM118
+    try:
+        return tensors | {key: json.loads(text) for key, text in lists.items()}
+    except (ValueError, RecursionError) as error:
+        raise refused(path, f"has metadata {', '.join(lists)} that are no JSON lists of texts") from error

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from clipnotes.errors import ClipnotesError
+from clipnotes.file_kinds import kind_of
 
 KINDS = ("uniform", "pairflip", "confusion", "human", "ptnl")
 
@@ -166,8 +167,9 @@ def read_content(path):
     try:
         return READERS[path.suffix](path)
     except Exception as error:  # each library raises its own for damaged and foreign files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClipnotesError(f"label file {path} cannot be read ({reason[:200]}); it must hold whole numbers") from error
+        kind = kind_of(path)  # the libraries' own words may advise to read it in an unsafe way
+        raise ClipnotesError(f"label file {path} cannot be read as {path.suffix}{f', it is {kind}' if kind else ''}; it must "
+                             "hold whole numbers and nothing pickled but tensors and plain arrays") from error
 
 
 def pick(content, path, key=None):

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from clipnotes.checks import SEED, Whole
 from clipnotes.data.images import Split
 from clipnotes.data.manifests import load_manifest
 from clipnotes.data.sources import SOURCES
 from clipnotes.data.split_rules import which_split
 from clipnotes.errors import ClipnotesError
+
+AMOUNT = Whole(0)
 
 
 @dataclass
@@ -39,6 +42,7 @@ def load_task(name: str | Path, shots: int = 0, seed: int = 1, data_root: str | 
     Raises ClipnotesError for an unknown name, missing data, counts that differ from the manifest's, labels out of range,
     classes with fewer than `shots` images and shots of a data set that is for testing only.
     """
+    AMOUNT(shots, "shots"), SEED(seed, "seed")
     manifest = load_manifest(name)
     splits, names = SOURCES[manifest.kind](manifest, data_root)
     expected = manifest.expected_counts(data_root)
@@ -66,8 +70,8 @@ def few_shot(labels: Any, shots: int, seed: int, classnames: Sequence[str] | Non
     The draw depends on (labels, seed), and fewer shots are a subset of more. Raises ClipnotesError naming the class
     that has too few images and how many it has.
     """
-    labels = np.asarray(labels)
-    rng = np.random.default_rng(seed)
+    labels, shots = np.asarray(labels), Whole(1)(shots, "shots")
+    rng = np.random.default_rng(SEED(seed, "seed"))
     chosen = []
     for label in range(int(labels.max()) + 1 if classnames is None else len(classnames)):
         rows = rng.permutation(np.flatnonzero(labels == label))

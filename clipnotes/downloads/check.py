@@ -18,7 +18,7 @@ def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
     """
     from tqdm.auto import tqdm
 
-    from clipnotes.backbone.clip import open_image
+    from clipnotes.backbone.pictures import open_image
     from clipnotes.data.tasks import load_task
 
     load_manifest(name)  # a name that is unknown is no problem of the data

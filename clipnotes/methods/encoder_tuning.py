@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipnotes.backbone.clip import POCKET, Clip, ImageReader, load_clip
+from clipnotes.backbone.clip import POCKET, Clip, load_clip
+from clipnotes.backbone.pictures import ImageReader
 from clipnotes.backbone.prompt_encoding import prompt_encoder
 from clipnotes.backbone.text import fill
 from clipnotes.backbone.text_towers import token_ids

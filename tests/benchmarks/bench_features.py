@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from clipnotes.backbone import load_clip
-from clipnotes.backbone.clip import ImageReader
+from clipnotes.backbone.pictures import ImageReader
 
 
 def photographs(n, folder):
