@@ -1,6 +1,8 @@
 """What a file is by its first bytes, for those that are not what their name says."""
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -40,6 +42,18 @@ def kind_of(path: str | Path) -> str | None:
     """What a file is, as `stand_in` says it, or which common format; None for other content. OSError as there."""
     start = first_bytes(path)
     return stand_in(path) or next((kind for first, kind in STARTS.items() if start.startswith(first)), None)
+
+
+def why_unreadable(path: str | Path, error: BaseException) -> str:
+    """Why a library failed to read a file, in words on one line: what stands in its place, else the library's own reason.
+
+    Where a file holds objects, libraries tell how to load them all the same, which would run what they hold; that is left out.
+    """
+    if os.path.isfile(path) and os.access(path, os.R_OK) and (instead := stand_in(path)):
+        return f"it is {instead}"
+    if isinstance(error, pickle.UnpicklingError) or "pickle" in str(error) or "weights_only" in str(error):
+        return "it is damaged or holds objects besides arrays of numbers and texts"
+    return ((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
 
 
 def first_bytes(path: str | Path) -> bytes:

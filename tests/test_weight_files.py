@@ -160,8 +160,8 @@ def test_one_flipped_bit_in_the_weights_is_seen(tmp_path):
         (b"\xef\xbb\xbf\n<HTML>", "it is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is a pointer of Git LFS"),
         (b"", "it is an empty file"),
-        (b"PK\x05\x06" + bytes(18), "it is damaged or holds other things than tensors|.*header"),
-        (np.random.default_rng(0).bytes(5000), "it is damaged or holds other things than tensors|.*header"),
+        (b"PK\x05\x06" + bytes(18), "it is damaged or holds objects|.*header"),
+        (np.random.default_rng(0).bytes(5000), "it is damaged or holds objects|.*header"),
     ],
 )
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
@@ -171,11 +171,19 @@ def test_files_that_are_no_weights_are_named(content, reason, name, tiny, tmp_pa
         load_clip(tiny, tmp_path / name)
 
 
-def test_no_sentence_tells_to_trust_a_pickle(tiny, tmp_path):
-    torch.save({"state_dict": nn.Linear(2, 2)}, tmp_path / "a.pt")
-    with pytest.raises(ClipnotesError) as caught:
-        load_clip(tiny, tmp_path / "a.pt")
-    assert "weights_only" not in str(caught.value) and "trust" not in str(caught.value)
+def test_no_sentence_tells_how_to_read_what_is_not_to_be_trusted(tiny, tmp_path):
+    from clipnotes.methods.encoder_tuning import imagenet_resnet50
+
+    path = tmp_path / "a.pt"
+    for read in (lambda path: load_clip(tiny, path), imagenet_resnet50):
+        torch.save({"state_dict": nn.Linear(2, 2)}, path)
+        with pytest.raises(ClipnotesError, match="it is damaged or holds objects") as caught:
+            read(path)
+        for word in ("weights_only", "trust", "option", "pickle"):
+            assert word not in str(caught.value), caught.value
+        path.write_bytes(b"<!DOCTYPE html><html>")
+        with pytest.raises(ClipnotesError, match="it is a web page"):
+            read(path)
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "a\0b"])

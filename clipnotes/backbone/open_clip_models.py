@@ -9,6 +9,7 @@ import torch
 
 from clipnotes.backbone.weight_files import check_tensors_alone, is_script_archive, read_script_archive
 from clipnotes.errors import ClipnotesError
+from clipnotes.file_kinds import why_unreadable
 
 POCKET = ("pocket-vit", "pocket-rn")
 
@@ -86,10 +87,10 @@ def one_line(error):
 
 def weights_problem(name, pretrained, tag, error):
     """One sentence on why weights did not load and what to do."""
-    reason = one_line(error)
     if not tag:
-        return (f"{pretrained} does not hold weights of {name} ({reason}); "
+        return (f"{pretrained} does not hold weights of {name} ({why_unreadable(pretrained, error)}); "
                 "name the architecture that the file belongs to, or get the file again")
+    reason = one_line(error)
     source = tag.get("url") or f"https://huggingface.co/{tag.get('hf_hub', '').strip('/')}"
     fits = f"{name.removesuffix('-quickgelu')}-quickgelu" if tag.get("quick_gelu") else name  # a file cannot say so
     return (f"the weights {pretrained!r} of {name} are not on this machine and could not be downloaded ({reason}); "

@@ -21,6 +21,7 @@ from clipnotes.backbone.text_towers import token_ids
 from clipnotes.checks import SEED, TEXT, Instance, OneOf, Whole, class_labels, class_names
 from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
+from clipnotes.file_kinds import why_unreadable
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features, unit_views
 from clipnotes.methods.losses import RULES, loss_function
@@ -213,6 +214,6 @@ def imagenet_resnet50(path: str | Path | None = None) -> tuple[nn.Module, Callab
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch and pickle raise their own for damaged and foreign files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClipnotesError(f"{path} does not hold weights of ResNet-50 ({reason[:200]}); get {weights.url}") from error
+        raise ClipnotesError(f"{path} does not hold weights of ResNet-50 ({why_unreadable(path, error)}); get "
+                             f"{weights.url}") from error
     return network, weights.transforms()
