@@ -107,11 +107,11 @@ def prompt_grid():
 
 
 def author_curves():
-    """The curves of an author's figure for Oxford Pets, RN50, read off: method, noise_rate (%) and value (%)."""
+    """The curves of an author's figure for Oxford Pets, RN50, read off: dataset, backbone, method, noise_rate and mean (%)."""
     rows = known_numbers("ptnl", "OxfordPets curve")
     method = rows["method"].str.removeprefix("CLIP ").replace("ImageNet Finetuning", "Image Finetuning")
-    return pd.DataFrame({"method": method, "noise_rate": pd.to_numeric(rows["noise_rate"]),
-                         "value": pd.to_numeric(rows["value"])}).reset_index(drop=True)
+    numbers = {"noise_rate": pd.to_numeric(rows["noise_rate"]), "mean": pd.to_numeric(rows["value"])}
+    return rows[["dataset", "backbone"]].replace({"dataset": SPELT}).assign(method=method, **numbers).reset_index(drop=True)
 
 
 def curve(ax, x, mean, std, method, loss="ce", **look):
@@ -138,13 +138,26 @@ def prompt_curves(ax, cells, method="Prompt Tuning"):
             curve(ax, some["noise_rate"], some["mean"], 0, method, loss, alpha=0.25, linewidth=1, markersize=0,
                   capsize=0, label=None)
         mean = part.groupby("noise_rate")["mean"].mean()
-        curve(ax, mean.index, mean, 0 * mean, method, loss)
+        curve(ax, mean.index, mean, 0, method, loss)
 
 
 def author_panel(ax):
     """The curves of an author's figure: prompt tuning, linear probe and image fine-tuning on Oxford Pets, RN50."""
     for method, part in author_curves().groupby("method", sort=False):
-        curve(ax, part["noise_rate"], part["value"], 0 * part["value"], method)
+        curve(ax, part["noise_rate"], part["mean"], 0, method)
+
+
+def label_noise_panels(fig, axes, titles, columns):
+    """Titles, one scale from 0 to 100 %, labels at the margins, and one legend for panels of accuracy against noise rate."""
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(title, fontsize=11)
+        ax.set(ylim=(0, 100), xticks=[0, 12.5, 25, 50])
+    for ax in axes[::columns]:
+        ax.set_ylabel("test accuracy, %")
+    for ax in axes[-columns:]:
+        ax.set_xlabel("wrong labels, %")
+    lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(lines.values(), lines, loc="outside lower center", ncols=columns)
 
 
 def dots_by_rate(ax, table, names):
