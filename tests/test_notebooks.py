@@ -15,7 +15,8 @@ import pytest
 from clipnotes.paths import checkout_dir
 from clipnotes.running.execute import run_notebook
 from clipnotes.running.study import preset_names, read_preset
-from clipnotes.series.notebooks import find, series
+from clipnotes.series.exercises import is_starter, solutions, solved
+from clipnotes.series.notebooks import Notebook, find, series
 from clipnotes.series.parameters import read_values
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,11 @@ def test_parameter_files_mean_the_same_to_papermill(path):
 
 @pytest.mark.parametrize("name", [notebook.name for notebook in series()])
 def test_notebook_runs_and_leaves_its_results(name, tmp_path):
-    facts = run_notebook(find(name), read_preset("quick")[name], tmp_path, leave_bar=False)
+    """With the solutions of its exercises in their places, each of which its check must find right."""
+    content = json.loads(find(name).path.read_text(encoding="utf-8"))
+    path = tmp_path / f"{name}.ipynb"
+    path.write_text(json.dumps(solved(content)), encoding="utf-8")
+    facts = run_notebook(Notebook(path), read_preset("quick")[name], tmp_path, leave_bar=False)
     assert facts["status"] == "complete", facts.get("error")
     assert facts["takeaways"]
     assert len(facts["figures"]) >= (2 if name in ("12_gather", "13_results") else 4)
@@ -51,6 +56,8 @@ def test_notebook_runs_and_leaves_its_results(name, tmp_path):
     printed = "".join(out.text for out in streams)
     assert "close: no" not in printed  # every self-check of the notebook holds
     assert "Warning" not in printed
+    said = [out.data["text/plain"] for cell in executed.cells if is_starter(cell) for out in cell.outputs if "data" in out]
+    assert all(text.endswith(": right.") for text in said) and len(said) == len(solutions(content)), said
 
 
 ONE_CELL = {

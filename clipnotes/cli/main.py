@@ -126,6 +126,24 @@ def book(study, out):
     click.echo(f"Book: {build_book(study, out)}")
 
 
+@cli.command(name="copy")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+def copy_(folder):
+    """Copy the series into the new folder DIR, to work in it; it runs with the installed package."""
+    from clipnotes.series.exercises import copy_series
+
+    click.echo(f"{len(copy_series(folder))} notebooks: {folder}")
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+def student(folder):
+    """Copy the series into the new folder DIR without outputs and solutions; starter cells check their answers."""
+    from clipnotes.series.exercises import copy_series
+
+    click.echo(f"{len(copy_series(folder, students=True))} notebooks without solutions: {folder}")
+
+
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 @click.option("--out", type=FILE, help="File of the table [default: gathered.csv in the first DIR].")

@@ -5,6 +5,7 @@ from importlib import import_module
 _HOMES = {
     "start": "run",
     "Run": "run",
+    "exercise": "exercises",
     "check": "selfcheck",
     "PALETTE": "figures",
     "use_style": "figures",
