@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clipnotes.data import FeatureBank
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods import APE, Grid, TipAdapter, TipAdapterF, TipX, Whitening, ZeroShot
+from clipnotes.methods import APE, Grid, NoisyMeans, TipAdapter, TipAdapterF, TipX, Whitening, ZeroShot
 from clipnotes.methods.caches import class_sums, kl_affinity
 from clipnotes.methods.caches_ape import channel_criterion, top_channels
 from clipnotes.methods.caches_search import GRIDS, lead, right_intervals, sweep, tip_adapter_grid
@@ -480,3 +480,58 @@ def test_caches_of_real_features(shared):
     for kind in [*MODELS, "tip++", "tip-x++", "ape++"]:
         assert zero_shot + 1 < scores[kind, 1] < scores[kind, 16] - 10
     assert scores["tip++", 16] > scores["tip", 16]
+
+
+# --- soft labels as values ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("corrected", [False, True], ids=["plain", "++"])
+@pytest.mark.parametrize("kind", [*MODELS, "tip-f"])
+def test_one_hot_values_are_hard_labels(kind, corrected):
+    keys, labels, text, x, y = problem(dtype=torch.float64)
+    model = (MODELS | {"tip-f": TipAdapterF})[kind]
+    beside = {"affinity_keys": keys[:, 2:]} if corrected else {}
+    after = {"affinity_x": x[:, 2:]} if corrected else {}
+    hard = model().fit(keys, labels, text, **beside).search(x, y, **after)
+    soft = model().fit(keys, F.one_hot(labels, 5).double(), text, **beside).search(x, y, **after)
+    close(soft.logits(x, **after), hard.logits(x, **after), 1e-9)
+    assert (soft.alpha_, soft.beta_, soft.gamma_) == (hard.alpha_, hard.beta_, hard.gamma_)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_without_noise_soft_labels_change_nothing(kind):
+    keys, labels, text, x, _ = problem(dtype=torch.float64)
+    soft = NoisyMeans(rho=0).fit(keys, labels, n_classes=5).labels_
+    close(MODELS[kind]().fit(keys, soft, text).logits(x), MODELS[kind]().fit(keys, labels, text).logits(x), 1e-9)
+
+
+def test_a_key_of_two_classes_votes_for_both():
+    keys, labels, text, x, _ = problem(dtype=torch.float64)
+    soft = F.one_hot(labels, 5).double()
+    soft[0], soft[1] = torch.tensor([[0.25, 0, 0.75, 0, 0], [0.2, 0.2, 0.2, 0.2, 0.2]], dtype=torch.float64)
+    logits = TipAdapter(2.0, 3.0).fit(keys, soft, text).logits(x)
+    for n, c in ((0, 0), (3, 2), (7, 4)):
+        votes = sum(soft[m, c] * (-3 * (1 - x[n] @ keys[m])).exp() for m in range(len(keys)))
+        assert logits[n, c].item() == pytest.approx((100 * x[n] @ text[c] + 2 * votes).item(), abs=1e-9)
+
+
+def test_the_cache_alone_votes_without_text():
+    keys, labels, text, x, y = problem(dtype=torch.float64)
+    alone = TipAdapter(logit_scale=0).fit(keys, labels, text[:4])
+    bare = TipAdapter().fit(keys, labels)
+    close(bare.logits(x), alone.logits(x), 0)
+    assert bare.fit(keys, F.one_hot(labels, 5)).logits(x).shape == (len(x), 5)
+    assert 0 <= bare.search(x, y).val_accuracy_ <= 1
+    for kind in (TipX, APE):
+        with says("compares images with class texts, but has none"):
+            kind().fit(keys, labels)
+
+
+def test_bad_soft_labels():
+    keys, labels, text, _, _ = problem()
+    soft = F.one_hot(labels, 5).float()
+    with says(r"shape \[24, 4\], but 24 keys of 5 classes need"):
+        TipAdapter().fit(keys, soft[:, :4], text)
+    for bad in (2 * soft, soft - 0.1 * (soft == 0) + 0.4 * soft, soft / 0 * 0):
+        with says("rows of soft labels are no distribution"):
+            TipAdapter().fit(keys, bad, text)

@@ -3,8 +3,8 @@
     logits = logit_scale x W' + alpha exp(-beta (1 - S)) L + what Tip-X or APE add
 
 x: unit features [N, d]; W: unit class texts [C, d]; S: cosines of rows with the M cache keys [N, M]; L: one-hot labels
-[M, C]. In the ++ forms of paper A corrected features (from adapters in the encoder, or `corrections`) give S, and only
-S: the zero-shot term and the KL of Tip-X stay with the original ones.
+[M, C], or soft ones, such as `NoisyMeans.labels_`. In the ++ forms of paper A corrected features (from adapters in the
+encoder, or `corrections`) give S, and only S: the zero-shot term and the KL of Tip-X stay with the original ones.
 
 Tables are kept class-major, [C, N], and affinities key-major, [M, N]: a product with L is then a sum of whole rows.
 """
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import Number, OneOf, Whole, class_labels, feature_matrix
+from clipnotes.checks import Number, OneOf, Whole, as_tensor, class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.caches_search import Grid, best_on_grid, best_over_alpha, climb, named_grid
@@ -32,22 +32,25 @@ class TipAdapter(Classifier):
     After `search`: alpha_, beta_, val_accuracy_, and to plot curve_ (best setting and accuracy of every beta) and
     surface_ (accuracy over alpha and beta), both DataFrames; table_ [alphas, betas, gammas] over the axes of grid_.
     """
-    has_gamma, gamma, default_gammas = False, 0.0, (0.0,)
+    has_gamma, gamma, default_gammas, needs_text = False, 0.0, (0.0,), False
     rules = {"alpha": Number(0), "beta": Number(0), "logit_scale": Number(0), "chunk": Whole(1)}
 
     def __init__(self, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0, chunk: int = 2**28) -> None:
         self.alpha, self.beta, self.logit_scale, self.chunk = alpha, beta, logit_scale, chunk
 
-    def fit(self, keys: Any, labels: Any, text: Any, affinity_keys: Any = None) -> Self:
-        """Store the cache: keys [M, d] (or [V, M, d]: mean over raw views, then unit), labels [M], class texts [C, d].
+    def fit(self, keys: Any, labels: Any, text: Any = None, affinity_keys: Any = None) -> Self:
+        """Store the cache: keys [M, d] (or [V, M, d]: mean over raw views, then unit), their labels, class texts [C, d].
 
-        Classes may have any number of keys, none included. affinity_keys [M, d'] (or [V, M, d']): corrected features
-        of the same images, for the ++ form. Raises ClipnotesError for shapes, labels and values that do not fit.
+        labels [M], whole numbers, or soft labels [M, C], rows of sum 1: how far a key votes for each class. Classes may have
+        any number of keys, none included. Without text (Tip-Adapter only) the zero-shot term is 0 and the cache votes alone.
+        affinity_keys [M, d'] (or [V, M, d']): corrected features of the same images, for the ++ form.
+        Raises ClipnotesError for shapes, labels and values that do not fit.
         """
         self.check_settings()
-        self.text_ = unit_features(feature_matrix(text, "text", views=False), "text")
-        self.keys_ = unit_features(keys, "keys", self.text_.shape[1])
-        self.labels_ = class_labels(labels, "labels", len(self.keys_), len(self.text_))
+        text = None if text is None else unit_features(feature_matrix(text, "text", views=False), "text")
+        self.keys_ = unit_features(keys, "keys", None if text is None else text.shape[1])
+        self.text_ = self.no_text(labels) if text is None else text
+        self.labels_ = class_values(labels, len(self.keys_), len(self.text_))
         self.corrected_ = affinity_keys is not None
         self.affinity_keys_ = unit_features(affinity_keys, "affinity_keys") if self.corrected_ else self.keys_
         if len(self.affinity_keys_) != len(self.keys_):
@@ -56,6 +59,14 @@ class TipAdapter(Classifier):
         self.affinity_width_ = self.affinity_keys_.shape[1]  # APE then keeps only some of it
         self.alpha_, self.beta_, self.gamma_ = self.alpha, self.beta, self.gamma
         return self
+
+    def no_text(self, labels: Any) -> torch.Tensor:
+        """Stands for the text features: zeros [C, d], C that of soft labels or one more than the largest label."""
+        if self.needs_text:
+            raise ClipnotesError(f"{type(self).__name__} compares images with class texts, but has none; give text [C, d]")
+        labels = as_tensor(labels, "labels")
+        C = labels.shape[1] if labels.ndim == 2 else 1 + int(class_labels(labels, "labels", len(self.keys_)).max())
+        return self.keys_.new_zeros(C, self.keys_.shape[1])
 
     def logits(self, x: Any, affinity_x: Any = None) -> torch.Tensor:
         """[N, C] from features [N, d]; affinity_x: corrected features of the same rows, for a cache fitted with such."""
@@ -146,7 +157,7 @@ class TipX(TipAdapter):
     SuS-X's grid phi maps onto the range of the validation affinities, as that code does.
     A constant M becomes the least cosine (compat="reference": NaN, the 0/0 of the published codes).
     """
-    has_gamma, default_gammas = True, (0.0, *np.geomspace(0.03, 100, 16).tolist())
+    has_gamma, default_gammas, needs_text = True, (0.0, *np.geomspace(0.03, 100, 16).tolist()), True
 
     rules = TipAdapter.rules | {"gamma": Number(0), "temperature": Number(0, above=True), "compat": OneOf(None, "reference")}
 
@@ -155,7 +166,7 @@ class TipX(TipAdapter):
         super().__init__(alpha, beta, logit_scale, chunk)
         self.gamma, self.temperature, self.compat = gamma, temperature, compat
 
-    def fit(self, keys: Any, labels: Any, text: Any, affinity_keys: Any = None) -> Self:
+    def fit(self, keys: Any, labels: Any, text: Any = None, affinity_keys: Any = None) -> Self:
         """As `TipAdapter.fit`."""
         super().fit(keys, labels, text, affinity_keys)
         self.log_q_, self.stale_range_ = self.log_distribution(self.keys_), None
@@ -194,7 +205,7 @@ class TipX(TipAdapter):
         target_low, target_high = self.stale_range_ or self.cosine_range(affinity_x)
         span = high - low if high > low or self.compat else 1
         a = (target_high - target_low) / span
-        counts = torch.bincount(labels, minlength=n_classes)[:, None]  # the offset of phi comes once a key
+        counts = class_counts(labels, n_classes)[:, None]  # the offset of phi comes once a key
         return zero_shot, -(a * (torch.cat(sums, 1) - low * counts) + target_low * counts).to(x.dtype)
 
     def log_distribution(self, x: torch.Tensor) -> torch.Tensor:
@@ -219,8 +230,34 @@ def kl_affinity(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
 
 
 def class_sums(values: torch.Tensor, labels: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Sums of the rows of one class: L' values [C, n] of values [M, n]."""
+    """Sums of the rows of one class: L' values [C, n] of values [M, n]; labels [M], or soft ones [M, C]."""
+    if labels.ndim == 2:
+        return labels.T.to(values) @ values
     return values.new_zeros(n_classes, values.shape[1]).index_add_(0, labels, values)
+
+
+def class_counts(labels: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Members of every class [C]: whole numbers for labels [M], sums for soft ones [M, C]."""
+    return labels.bincount(minlength=n_classes) if labels.ndim == 1 else labels.sum(0)
+
+
+def class_values(labels: Any, n: int, n_classes: int) -> torch.Tensor:
+    """The values of a cache: labels int64 [n], or soft labels float [n, C] whose rows are distributions.
+
+    Raises ClipnotesError for labels out of range, another shape, and rows that are negative or do not sum to 1.
+    """
+    values = as_tensor(labels, "labels")
+    if values.ndim != 2:
+        return class_labels(labels, "labels", n, n_classes)
+    if values.shape != (n, n_classes):
+        raise ClipnotesError(f"soft labels have shape {list(values.shape)}, but {n} keys of {n_classes} classes need "
+                             f"[{n}, {n_classes}]")
+    values = values if values.dtype == torch.float64 else values.float()
+    wrong = ~((values >= 0).all(1) & ((values.sum(1) - 1).abs() < 1e-3))
+    if wrong.any():
+        raise ClipnotesError(f"{wrong.sum()} rows of soft labels are no distribution over the classes; make them 0 or more and "
+                             "their sum 1")
+    return values
 
 
 def parts(n: int, m: int, itemsize: int, chunk: int) -> list[slice]:

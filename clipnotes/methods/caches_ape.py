@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from clipnotes.checks import Number, OneOf, Several, Whole
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.caches import TipAdapter, class_sums
+from clipnotes.methods.caches import TipAdapter, class_counts, class_sums
 
 
 class APE(TipAdapter):
@@ -24,7 +24,7 @@ class APE(TipAdapter):
     affinity_channels: those of corrected features are chosen from the corrected keys alone ("own": class means stand
     in for texts), or are the same as of the original ones ("same": sensible where channels keep their meaning).
     """
-    has_gamma, default_gammas = True, tuple(np.linspace(0, 1.5, 11).tolist())
+    has_gamma, default_gammas, needs_text = True, tuple(np.linspace(0, 1.5, 11).tolist()), True
 
     rules = TipAdapter.rules | {"gamma": Number(0), "n_channels": Whole(1, optional=True), "weights": Several(Number(), 2),
                                 "affinity_channels": OneOf("own", "same")}
@@ -35,18 +35,22 @@ class APE(TipAdapter):
         super().__init__(alpha, beta, logit_scale, chunk)
         self.gamma, self.n_channels, self.weights, self.affinity_channels = gamma, n_channels, weights, affinity_channels
 
-    def fit(self, keys: Any, labels: Any, text: Any, affinity_keys: Any = None) -> Self:
+    def fit(self, keys: Any, labels: Any, text: Any = None, affinity_keys: Any = None) -> Self:
         """As `TipAdapter.fit`."""
         super().fit(keys, labels, text, affinity_keys)
         text, keys, labels = self.text_, self.keys_, self.labels_
-        classes = torch.cat([torch.arange(len(text)), labels])  # texts are members of their classes, too
+        own = torch.arange(len(text)) if labels.ndim == 1 else torch.eye(len(text)).to(labels)
+        classes = torch.cat([own, labels])  # texts are members of their classes, too
         self.criterion_ = channel_criterion(torch.cat([text, keys]), classes, text, self.weights)
         self.channels_ = self.affinity_channels_ = top_channels(self.criterion_, self.n_channels)
         probability = F.softmax(reduced(keys, self.channels_) @ reduced(text, self.channels_).T, dim=1)  # [M, C]
-        self.divergence_ = torch.log2((1 + 1e-6) / (probability.gather(1, labels[:, None])[:, 0] + 1e-6))
+        divergence = torch.log2((1 + 1e-6) / (probability + 1e-6))  # [M, C], of a key from each class text
+        self.divergence_ = divergence.gather(1, labels[:, None])[:, 0] if labels.ndim == 1 else (labels * divergence).sum(1)
         if self.corrected_ and self.affinity_channels == "own":
-            present, classes = labels.unique(return_inverse=True)
-            means = class_sums(self.affinity_keys_, classes, len(present)) / classes.bincount()[:, None]
+            counts = class_counts(labels, len(text))
+            present = counts > 0
+            classes = labels[:, present] if labels.ndim == 2 else (present.cumsum(0) - 1)[labels]
+            means = class_sums(self.affinity_keys_, classes, int(present.sum())) / counts[present][:, None]
             criterion = channel_criterion(self.affinity_keys_, classes, means, self.weights)
             self.affinity_channels_ = top_channels(criterion, self.n_channels)
         elif self.affinity_width_ != text.shape[1]:
@@ -71,11 +75,11 @@ def channel_criterion(members: torch.Tensor, classes: torch.Tensor, text: torch.
     """J [d] = -w0 s + w1 variance over classes of `text` [C, d]; channels with a large J tell classes apart.
 
     s: mean over all pairs of members [n, d] of different classes of the product of their values; with class sums t_c
-    of n_c members, ((sum t_c)^2 - sum t_c^2) / (n^2 - sum n_c^2).
+    of n_c members, ((sum t_c)^2 - sum t_c^2) / (n^2 - sum n_c^2). Soft classes [n, C] count in parts.
     """
     if len(text) < 2:
         raise ClipnotesError(f"{len(text)} class, but APE compares channels between classes; give two or more")
-    sums, counts = class_sums(members, classes, len(text)), classes.bincount(minlength=len(text))
+    sums, counts = class_sums(members, classes, len(text)), class_counts(classes, len(text))
     mean_product = (sums.sum(0) ** 2 - (sums**2).sum(0)) / (len(members) ** 2 - (counts**2).sum())
     return -weights[0] * mean_product + weights[1] * text.var(0)
 

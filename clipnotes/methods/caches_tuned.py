@@ -29,7 +29,7 @@ class TipAdapterF(TipAdapter):
         super().__init__(alpha, beta, logit_scale, chunk)
         self.epochs, self.lr, self.batch_size, self.seed = epochs, lr, batch_size, seed
 
-    def fit(self, keys: Any, labels: Any, text: Any, affinity_keys: Any = None) -> Self:
+    def fit(self, keys: Any, labels: Any, text: Any = None, affinity_keys: Any = None) -> Self:
         """As `TipAdapter.fit`, then train the keys (in the ++ form the corrected ones).
 
         Trained on every view of [V, M, d] keys, else on the keys themselves; give views that differ where there are any,
@@ -41,7 +41,7 @@ class TipAdapterF(TipAdapter):
         if len(x) != len(affinity_x):
             raise ClipnotesError(f"{len(affinity_x)} images and views of affinity_keys for {len(x)} of keys; "
                                  "give both for the same views")
-        y = self.labels_.repeat(len(x) // len(self.labels_))
+        y = torch.cat([self.labels_] * (len(x) // len(self.labels_)))  # soft labels are targets like any other
         zero_shot = self.logit_scale * x @ self.text_.T
         tuned = self.affinity_keys_.clone().requires_grad_()  # as published not kept at unit length
         optimizer = torch.optim.AdamW([tuned], lr=self.lr, eps=1e-4)
