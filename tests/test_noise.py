@@ -204,7 +204,7 @@ def test_bad_input():
     for rate in (-0.1, 1.5, float("nan"), None):
         with says(f"^noise rate {rate} is out of range; it must lie between 0 and 1, such as 0.25$"):
             corrupt_labels(Y, rate)
-    with says("^noise kind 'random' is unknown; choose uniform, pairflip, confusion, human, ptnl$"):
+    with says("^noise kind 'random' is unknown; choose uniform, pairflip, confusion, annotator, human, ptnl$"):
         corrupt_labels(Y, 0.5, "random")
     with says("^label 2 is out of range; labels must be 0 to 1, as there are 2 classes$"):
         corrupt_labels(Y, 0.5, n_classes=2)
@@ -231,3 +231,36 @@ def test_bad_input():
         ptnl_sample([0, 2], 1, 0)
     with says("^no wrong images are left for class 0: the second halves of the other classes hold too few"):
         ptnl_sample([0, 1], 1, 1.0)
+
+
+# --- a stand-in for people ----------------------------------------------------------------------------------------
+
+
+def annotator_case():
+    """400 images of 4 classes: the even ones are plain to the annotator, the odd ones ambiguous with the class after theirs."""
+    y = torch.arange(400) % 4
+    logits = 6.0 * torch.eye(4)[y]
+    odd = torch.arange(400) // 4 % 2 == 1
+    logits[odd] += 5.5 * torch.eye(4)[(y[odd] + 1) % 4]
+    return y, logits, odd
+
+
+def test_an_annotator_errs_where_another_model_is_in_doubt():
+    y, logits, odd = annotator_case()
+    noisy = corrupt_labels(y, 0.25, "annotator", logits=logits, seed=1)
+    wrong = noisy.is_noisy
+    assert noisy.rate == pytest.approx(0.25) and torch.equal(wrong, noisy.labels != y)
+    assert odd[wrong].double().mean() > 0.9
+    assert (noisy.labels[wrong] == (y[wrong] + 1) % 4).double().mean() > 0.9
+
+
+def test_an_annotators_errors_are_nested_repeatable_and_counted():
+    y, logits, _ = annotator_case()
+    low, high, again = (corrupt_labels(y, rate, "annotator", logits=logits, seed=3) for rate in (0.1, 0.4, 0.4))
+    assert torch.equal(high.labels, again.labels) and (low.is_noisy <= high.is_noisy).all()
+    assert torch.equal(low.labels[low.is_noisy], high.labels[low.is_noisy])
+    assert not torch.equal(high.labels, corrupt_labels(y, 0.4, "annotator", logits=logits, seed=4).labels)
+    assert corrupt_labels(y, 0.0, "annotator", logits=logits).rate == 0
+    assert corrupt_labels(y, 1.0, "annotator", logits=logits).rate == 1
+    with says('^noise kind "annotator" needs zero-shot logits'):
+        corrupt_labels(y, 0.5, "annotator")

@@ -15,9 +15,9 @@ from clipnotes.backbone.clip import Clip
 from clipnotes.data.features import FeatureBank
 from clipnotes.data.noise import NoisyLabels, corrupt_labels
 from clipnotes.data.tasks import Task, few_shot
+from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning
-from clipnotes.methods.inputs import unit_features
 from clipnotes.methods.probes import LinearProbe, LogisticProbe, fit_probes
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.prompts_training import fit_many
@@ -27,16 +27,24 @@ from clipnotes.methods.zero_shot import ZeroShot
 COLUMNS = ["dataset", "method", "loss", "noise_kind", "noise_rate", "true_rate", "seed", "accuracy", "memorised"]
 
 
-def noisy_shots(bank: FeatureBank, shots: int, rate: float, kind: str = "uniform", seed: int = 1) -> NoisyLabels:
+def noisy_shots(bank: FeatureBank, shots: int, rate: float, kind: str = "uniform", seed: int = 1,
+                annotator: torch.Tensor | None = None) -> NoisyLabels:
     """`NoisyLabels` of `shots` training images a class of a bank, drawn with `seed`; indices: rows of its training split.
 
-    kind, rate: see `corrupt_labels`; "confusion" needs the bank's text features, "ptnl" its whole training split.
+    kind, rate: see `corrupt_labels`; "confusion" needs the bank's text features, "ptnl" its whole training split,
+    "annotator" the logits [N, C] of another model for all training images (by default this one's, which needs text).
     """
     if kind == "ptnl":
         return corrupt_labels(bank.train.y, rate, kind, bank.n_classes, seed, shots=shots)
     rows = torch.from_numpy(few_shot(bank.train.y, shots, seed, bank.classnames or range(bank.n_classes)))
-    favourites = ZeroShot(bank.text).logits(unit_features(bank.train.x[..., rows, :], "x")) if kind == "confusion" else None
-    return replace(corrupt_labels(bank.train.y[rows], rate, kind, bank.n_classes, seed, favourites), indices=rows)
+    logits = None
+    if kind == "annotator" and annotator is not None:
+        logits = annotator[rows]
+    elif kind in ("confusion", "annotator"):
+        if bank.text is None:
+            raise ClipnotesError(f'noise kind "{kind}" needs class texts, but the features of {bank.name} have none')
+        logits = ZeroShot(bank.text).logits(bank.train.unit()[rows])
+    return replace(corrupt_labels(bank.train.y[rows], rate, kind, bank.n_classes, seed, logits), indices=rows)
 
 
 def noisy_accuracies(clip: Clip, banks: dict[str, FeatureBank], methods: Sequence[str], losses: Sequence[str] = ("ce",),

@@ -10,7 +10,7 @@ import torch
 from clipnotes.errors import ClipnotesError
 from clipnotes.file_kinds import kind_of
 
-KINDS = ("uniform", "pairflip", "confusion", "human", "ptnl")
+KINDS = ("uniform", "pairflip", "confusion", "annotator", "human", "ptnl")
 
 
 @dataclass
@@ -37,7 +37,9 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
     - uniform: another class, all equally likely;
     - pairflip: the next class, y + 1, and class 0 after the last;
     - confusion: the wrong class that `logits` [N, C], zero-shot ones, like best for this image (paper B, Table 4).
-    With one seed the flips at a lower rate are among those at a higher one. Two kinds take no part in this:
+    With one seed the flips at a lower rate are among those at a higher one. Three kinds take no part in the equal shares:
+    - annotator: a stand-in for people, who err where pictures are ambiguous: `logits` [N, C] are another model's zero-shot
+      ones, see `annotator_labels`;
     - ptnl: the released sampler of paper B, see `ptnl_sample`; needs `shots`, chooses rows of the full training split y;
     - human: the labels of a file, see `read_labels`, in the order of y; it has its own rate, so leave `rate` out.
       rows: the lines of the file that belong to y, int [N], such as `task.train.rows` of CIFAR-10 for CIFAR-10N's labels.
@@ -53,6 +55,8 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
     check_rate(rate)
     if kind == "ptnl":
         return ptnl_sample(y, shots, rate, n_classes, seed)
+    if kind == "annotator":
+        return annotator_labels(y, rate, checked_logits(logits, y, n_classes, kind), seed)
     if kind == "confusion":
         wrong = favourite_wrong_class(logits, y, n_classes)
     rng, labels = np.random.default_rng(seed), y.copy()
@@ -106,16 +110,41 @@ def ptnl_sample(y, shots, rate, n_classes=None, seed=1):
 
 def favourite_wrong_class(logits, y, n_classes):
     """The class other than y with the largest of the logits [N, C] of each row: int64 [N]."""
+    logits = checked_logits(logits, y, n_classes)
+    logits[np.arange(len(y)), y] = -np.inf
+    return logits.argmax(1)
+
+
+def annotator_labels(y, rate, logits, seed=1):
+    """Labels of somebody who sees as another model does: round(rate N) of all N images get a wrong one.
+
+    p [N, C]: softmax of the model's logits. Which images: a weighted draw without replacement, weights 1 - p_y, so that
+    ambiguous pictures are mislabelled first and classes differ in their noise. To which class: drawn from p among the wrong
+    ones. At one seed the flips at a lower rate are among those at a higher one.
+    """
+    rng = np.random.default_rng(seed)
+    log_p = logits - logits.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    log_p[np.arange(len(y)), y] = -np.inf
+    doubt = np.log(np.exp(log_p).sum(1) + 1e-30)  # log (1 - p_y)
+    first = np.argsort(-(doubt + rng.gumbel(size=len(y))), kind="stable")  # the largest of Gumbel sums: a weighted draw
+    wrong = (log_p + rng.gumbel(size=log_p.shape)).argmax(1)
+    labels = y.copy()
+    labels[first[:round(rate * len(y))]] = wrong[first[:round(rate * len(y))]]
+    return noisy_labels(labels, y, np.arange(len(y)))
+
+
+def checked_logits(logits, y, n_classes, kind="confusion"):
+    """float64 [N, C], a copy; ClipnotesError where they are missing, of another shape, or hold NaN."""
     if logits is None:
-        raise ClipnotesError('noise kind "confusion" needs zero-shot logits [N, C] of the same images; give logits=')
+        raise ClipnotesError(f'noise kind "{kind}" needs zero-shot logits [N, C] of the same images; give logits=')
     logits = torch.as_tensor(logits).double().cpu().numpy().copy()
     if logits.shape != (len(y), n_classes):
         raise ClipnotesError(f"logits have shape {list(logits.shape)}, but {len(y)} labels of {n_classes} classes need "
                              f"[{len(y)}, {n_classes}]")
     if np.isnan(logits).any():
         raise ClipnotesError(f"{np.isnan(logits).any(1).sum()} rows of logits hold NaN; compute them again")
-    logits[np.arange(len(y)), y] = -np.inf
-    return logits.argmax(1)
+    return logits
 
 
 # --- human labels -------------------------------------------------------------------------------------------------
