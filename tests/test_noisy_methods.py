@@ -11,7 +11,7 @@ from clipnotes.analysis.robustness import noisy_shots
 from clipnotes.data import FeatureBank
 from clipnotes.data.bank import FeatureSplit
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods import NoisyMeans, RobustProbe, TipAdapter
+from clipnotes.methods import NoisyMeans, RobustProbe, SGDConfig, TipAdapter
 
 
 def says(message):
@@ -33,7 +33,7 @@ def banks(text=True, parts=("train", "val", "test"), C=5, d=12):
 
 def test_every_method_runs_and_turned_features_change_nothing():
     """Means, caches and probes from zero see only cosines, not which axis is which."""
-    table = noisy_methods(banks(), rates=(0.0, 0.5), seeds=(1,), shots=8, logit_scale=20.0, progress=False, epochs=3)
+    table = noisy_methods(banks(), rates=(0.0, 0.5), seeds=(1,), shots=8, logit_scale=20.0, progress=False, sgd=SGDConfig(3))
     assert set(table["method"]) == set(METHODS) and table["accuracy"].between(0, 1).all()
     assert not set(table[table["features"] == "whitening"]["method"]) & ORIGINAL_ONLY
     pairs = table.pivot(index=["method", "noise_rate"], columns="features", values="accuracy").dropna()
@@ -44,7 +44,7 @@ def test_every_method_runs_and_turned_features_change_nothing():
 
 def test_rows_are_what_the_methods_alone_give():
     table = noisy_methods(banks(), ["soft means", "Tip-Adapter, soft labels", "forward correction"], (0.5,), (2,), shots=8,
-                          logit_scale=20.0, progress=False, epochs=3).set_index(["method", "features"])["accuracy"]
+                          logit_scale=20.0, progress=False, sgd=SGDConfig(3)).set_index(["method", "features"])["accuracy"]
     bank = banks()["blobs"]["original"]
     noisy, test = noisy_shots(bank, 8, 0.5, seed=2), (bank.test.unit(), bank.test.y)
     x = bank.train.unit()[noisy.indices]
@@ -53,13 +53,13 @@ def test_rows_are_what_the_methods_alone_give():
     tip = TipAdapter(logit_scale=20.0).fit(x, soft, bank.text)
     tip.search(bank.val.unit(), bank.val.y, betas=(1.0, 2.0, 4.0, 8.0, 16.0))
     assert table["Tip-Adapter, soft labels", "original"] == tip.score(*test)
-    probe = RobustProbe("forward", noisy.rate, init="zero", scale=20.0, epochs=3, seed=2).fit(x, noisy.labels)
+    probe = RobustProbe("forward", noisy.rate, init="zero", scale=20.0, sgd=SGDConfig(3), seed=2).fit(x, noisy.labels)
     assert table["forward correction", "original"] == pytest.approx(probe.score(*test), abs=0.011)
 
 
 def test_methods_that_lack_what_they_need_are_left_out():
     few = banks(text=False, parts=("train", "test"))
-    bare = noisy_methods(few, rates=(0.25,), seeds=(1,), shots=8, progress=False, epochs=1)
+    bare = noisy_methods(few, rates=(0.25,), seeds=(1,), shots=8, progress=False, sgd=SGDConfig(1))
     assert "soft means" in set(bare["method"]) and not [m for m in bare["method"] if needs_text(m) or "cache" in m]
     with says("method 'hope' is unknown; choose from class means"):
         noisy_methods(banks(), ["hope"])

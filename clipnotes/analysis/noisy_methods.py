@@ -21,6 +21,7 @@ from clipnotes.data.noise import NoisyLabels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import APE, EarlyStoppedProbe, LPPlusPlus, NoisyMeans, RobustProbe, TipAdapter, TipX, ZeroShot
 from clipnotes.methods.robust_probes import fit_robust
+from clipnotes.methods.sgd import PAPER, SGDConfig
 
 BETAS = (1.0, 2.0, 4.0, 8.0, 16.0)  # tried by the searches of caches; alpha and gamma follow exactly
 GAMMAS = {"Tip-X": (0.1, 1.0, 10.0), "APE": (0.0, 0.2, 0.8)}
@@ -37,6 +38,7 @@ class Case:
     given: NoisyLabels
     rate: float
     logit_scale: float
+    sgd: SGDConfig = PAPER
 
     @property
     def x(self) -> torch.Tensor:
@@ -90,8 +92,8 @@ def lp_plus_plus(case: Case) -> tuple[float, None]:
 
 
 def early_stopped(case: Case) -> tuple[float, None]:
-    val = case.bank.val.unit(), case.bank.val.y
-    return case.score(EarlyStoppedProbe(case.logit_scale).fit(case.x, case.given.labels, case.plain.text, val)), None
+    model = EarlyStoppedProbe(case.logit_scale, case.sgd)
+    return case.score(model.fit(case.x, case.given.labels, case.plain.text, (case.bank.val.unit(), case.bank.val.y))), None
 
 
 # name: (how it is fitted, needs text?, needs right validation labels?)
@@ -137,25 +139,25 @@ def needs_val(method: str) -> bool:
 
 def noisy_methods(banks: dict, methods: Iterable[str] = METHODS, rates: Iterable[float] = (0.0, 0.125, 0.25, 0.5),
                   seeds: Iterable[int] = (1, 2, 3), kind: str = "uniform", shots: int = 16, logit_scale: float = 100.0,
-                  annotators: dict | None = None, progress: bool = True, **probe) -> pd.DataFrame:
+                  annotators: dict | None = None, sgd: SGDConfig = PAPER, progress: bool = True) -> pd.DataFrame:
     """Test accuracy of every method on every data set, features, noise rate and draw: a tidy DataFrame of `COLUMNS`.
 
     banks: {data set: {"original": FeatureBank, correction: bank of the same images, ...}} as `corrected_banks` makes them.
     Methods that need text or validation images are left out where a data set has none, and those that hold images against
-    texts where features are corrected. annotators: see `noisy_shots`, by data set. probe: of `RobustProbe`: epochs, lr ...
+    texts where features are corrected. annotators: see `noisy_shots`, by data set. sgd: of the probes.
     rho, rho_error: as estimated by NoisyMeans, where it does. seconds: of fitting and testing; for probes their share.
     Raises ClipnotesError for an unknown method, and as `noisy_shots` and the methods do.
     """
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         raise ClipnotesError(f"method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}")
-    rows, probe = [], {"scale": logit_scale} | probe
+    rows, probe = [], {"scale": logit_scale, "sgd": sgd}
     cells = [(name, features) for name, kinds in banks.items() for features in kinds]
     for name, features in tqdm(cells, desc="methods under noise", leave=False, disable=not progress):
         plain, bank = banks[name]["original"], banks[name][features]
         keys = list(product(rates, seeds))
         drawn = [noisy_shots(plain, shots, rate, kind, seed, (annotators or {}).get(name)) for rate, seed in keys]
-        cases = [Case(plain, bank, given, given.rate, logit_scale) for given in drawn]
+        cases = [Case(plain, bank, given, given.rate, logit_scale, sgd) for given in drawn]
         for method in methods:
             if method in ORIGINAL_ONLY and features != "original" or needs_text(method) and plain.text is None or \
                     needs_val(method) and "val" not in plain.splits:
