@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes.analysis.noisy_methods import ALONE, METHODS, ORIGINAL_ONLY, PROBES, auroc, needs_text, noisy_methods, trust
+from clipnotes.analysis.noisy_methods import ALONE, METHODS, ORIGINAL_ONLY, PROBES, needs_text, noisy_methods
 from clipnotes.analysis.robustness import noisy_shots
+from clipnotes.analysis.trust import auroc, trust, trust_histograms, trust_table
 from clipnotes.data import FeatureBank
 from clipnotes.data.bank import FeatureSplit
 from clipnotes.errors import ClipnotesError
@@ -82,3 +83,15 @@ def test_trust_tells_right_labels_from_wrong_ones():
     assert auroc(table) == pytest.approx(np.mean(right[:, None] > wrong) + np.mean(right[:, None] == wrong) / 2)
     assert auroc(table) > 0.8
     assert np.isnan(auroc(pd.DataFrame({"right": [True, True], "trust": [0.1, 0.9]})))
+
+
+def test_tables_of_trust():
+    """One row a draw; the histograms hold every image of a rate once, right and wrong ones apart."""
+    table = trust_table(banks(), rates=(0.0, 0.5), seeds=(1, 2), shots=8)
+    assert len(table) == 2 * 2 * 2 and table["auroc"].isna().tolist() == [rate == 0 for rate in table["noise_rate"]]
+    assert (table["rho_error"] > 0).any() and ((table["rho"] - table["true_rate"]).abs() < 0.35).all()
+    counts = trust_histograms(banks(), 0.5, seeds=(1, 2), shots=8, bins=10)
+    sums = counts.groupby("features")[["right", "wrong"]].sum()
+    assert (sums == 2 * 5 * 8 / 2).all().all() and counts["bin"].between(0, 9).all()
+    top = counts[counts["bin"] == 9]
+    assert (top["right"] > top["wrong"]).all()

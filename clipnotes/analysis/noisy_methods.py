@@ -193,22 +193,3 @@ def fitted(method: str, keys: list, cases: list[Case], probe: dict) -> list[dict
         accuracies |= {i: first.score(each) for i, each in zip(members, probes, strict=True)}
     seconds = (time.perf_counter() - began) / len(cases)
     return [{"accuracy": accuracies[i], "rho": np.nan, "rho_error": np.nan, "seconds": seconds} for i in range(len(cases))]
-
-
-def trust(bank: FeatureBank, given: NoisyLabels, rho: float | None = None) -> pd.DataFrame:
-    """The posterior of every given label of a draw, and whether it is right: columns row, trust, right.
-
-    rho as in NoisyMeans. What tells right labels from wrong ones: see `auroc`.
-    """
-    model = NoisyMeans(rho).fit(bank.train.unit()[given.indices], given.labels, bank.n_classes)
-    return pd.DataFrame({"row": given.indices.numpy(), "trust": model.trust_.numpy(), "right": ~given.is_noisy.numpy()})
-
-
-def auroc(table: pd.DataFrame) -> float:
-    """How often a right label of `trust` is trusted more than a wrong one, in [0, 1]: the area under the ROC curve.
-
-    NaN where all labels are right, or all wrong.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    return roc_auc_score(table["right"], table["trust"]) if table["right"].nunique() == 2 else np.nan

@@ -16,14 +16,16 @@ import pandas as pd
 
 from clipnotes.analysis.cache_gains import cache_accuracies, paired_gains
 from clipnotes.analysis.corrected import ON_FEATURES, StoredSets, corrected_banks, transformed
+from clipnotes.analysis.noisy_methods import noisy_methods
 from clipnotes.analysis.overlap import checked, image_histograms, overlap
 from clipnotes.analysis.robustness import probe_accuracies
 from clipnotes.analysis.transfer import nearest_mean_accuracy
+from clipnotes.analysis.trust import trust_histograms, trust_table
 from clipnotes.analysis.variance import effective_rank, feature_variance
 from clipnotes.data import FeatureBank
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
-from clipnotes.methods import PCAProjection
+from clipnotes.methods import PCAProjection, SGDConfig
 from clipnotes.methods.corrections import principal_axes
 
 
@@ -143,8 +145,33 @@ def pca(real: RealClip) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def half_whitened(real: RealClip) -> dict:
+    """{data set: {"original": bank, "whitening": bank}}: the features that are compared under wrong labels."""
+    return {name: {kind: kinds[kind] for kind in ("original", "whitening")} for name, kinds in real.banks.items()}
+
+
+def noisy_caches(real: RealClip) -> pd.DataFrame:
+    """Caches, class means and probes under uniform noise, and the field's answers to it; 16 shots, three draws of noise."""
+    how = real.settings
+    return noisy_methods(half_whitened(real), rates=how.noise_rates, seeds=how.draws, shots=max(how.shots),
+                         sgd=SGDConfig(how.epochs), progress=real.progress)
+
+
+def noisy_trust(real: RealClip) -> pd.DataFrame:
+    """How well noise-aware class means tell wrong labels, and the noise rate that they estimate."""
+    how = real.settings
+    return trust_table(half_whitened(real), how.noise_rates, how.draws, shots=max(how.shots))
+
+
+def noisy_trust_bins(real: RealClip) -> pd.DataFrame:
+    """Right and wrong labels by the trust in them, at the highest noise rate."""
+    how = real.settings
+    return trust_histograms(half_whitened(real), max(how.noise_rates), how.draws, shots=max(how.shots))
+
+
 TABLES = {"histograms": histograms, "overlap": overlaps, "variance": variances, "pca": pca, "accuracy": accuracies,
-          "gains": gains, "probe": probes}
+          "gains": gains, "probe": probes, "noisy_trust": noisy_trust, "noisy_trust_bins": noisy_trust_bins,
+          "noisy_caches": noisy_caches}
 NEEDS = {"gains": ("accuracy", "overlap")}  # tables that a table is computed from
 
 
