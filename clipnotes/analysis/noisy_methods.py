@@ -19,7 +19,18 @@ from clipnotes.analysis.robustness import noisy_shots
 from clipnotes.data import FeatureBank
 from clipnotes.data.noise import NoisyLabels
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods import APE, EarlyStoppedProbe, LPPlusPlus, NoisyMeans, RobustProbe, TipAdapter, TipX, ZeroShot
+from clipnotes.methods import (
+    APE,
+    EarlyStoppedProbe,
+    LinearProbe,
+    LPPlusPlus,
+    NoisyMeans,
+    RobustProbe,
+    TipAdapter,
+    TipX,
+    ZeroShot,
+)
+from clipnotes.methods.probes import fit_probes
 from clipnotes.methods.robust_probes import fit_robust
 from clipnotes.methods.sgd import PAPER, SGDConfig
 
@@ -181,15 +192,18 @@ def fitted(method: str, keys: list, cases: list[Case], probe: dict) -> list[dict
                          "rho_error": estimate.error if estimate else np.nan, "seconds": now - began})
             began = now
         return rows
-    accuracies = {}
-    for seed in dict.fromkeys(seed for _, seed in keys):  # of one seed all cases have the same images
-        members = [i for i, key in enumerate(keys) if key[1] == seed]
-        # 0.99 of all labels wrong is as good as any rate to answers that drop rows: nothing is left to learn from
-        answer, init = PROBES[method]
-        probes = [RobustProbe(answer, min(cases[i].rate, 0.99), init=init, seed=seed, **probe) for i in members]
-        first = cases[members[0]]
-        fit_robust(probes, first.x, [cases[i].given.labels for i in members], first.n_classes,
-                   first.plain.text if needs_text(method) else None)
-        accuracies |= {i: first.score(each) for i, each in zip(members, probes, strict=True)}
+    answer, init = PROBES[method]
+    if answer in ("ce", "gce", "mae"):  # the plain probes: all draws at once, with gradients in closed form
+        models = [LinearProbe(init, answer, seed=seed, **probe) for _, seed in keys]
+        fit_probes(models, [(case.x, case.given.labels) for case in cases], cases[0].n_classes, progress=False)
+    else:
+        models = [RobustProbe(answer, min(case.rate, 0.99), init=init, seed=seed, **probe)  # no method learns from no label
+                  for (_, seed), case in zip(keys, cases, strict=True)]
+        text = cases[0].plain.text if needs_text(method) else None
+        for seed in dict.fromkeys(seed for _, seed in keys):  # of one seed all cases have the same images
+            members = [i for i, key in enumerate(keys) if key[1] == seed]
+            labels = [cases[i].given.labels for i in members]
+            fit_robust([models[i] for i in members], cases[members[0]].x, labels, cases[0].n_classes, text)
+    accuracies = [case.score(model) for case, model in zip(cases, models, strict=True)]
     seconds = (time.perf_counter() - began) / len(cases)
-    return [{"accuracy": accuracies[i], "rho": np.nan, "rho_error": np.nan, "seconds": seconds} for i in range(len(cases))]
+    return [{"accuracy": accuracy, "rho": np.nan, "rho_error": np.nan, "seconds": seconds} for accuracy in accuracies]
