@@ -21,11 +21,13 @@ from clipnotes.running.sweep import plan
 from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import damage, read_facts
 
-KILLS = int(os.environ.get("CLIPNOTES_KILLS", "2"))
+KILLS = int(os.environ.get("CLIPNOTES_KILLS", "1"))
 
 FIGURE = """
 import matplotlib.pyplot as plt
 import pandas as pd
+from clipnotes.lab.figures import use_style
+use_style()
 figure, axes = plt.subplots(figsize=(2, 2))
 axes.plot(seeds)
 run.figure("fig1_toy", figure, alt="A line of the seeds.", data=pd.DataFrame({"seed": seeds}))"""
