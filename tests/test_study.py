@@ -25,7 +25,7 @@ from clipnotes.running.execute import absolute, completed, overrides
 from clipnotes.running.study import preset_names, read_preset, study, summary
 from clipnotes.series import run_folder
 from clipnotes.series.notebooks import find
-from clipnotes.series.run_folder import damage, read_facts, write_facts
+from clipnotes.series.run_folder import damage, read_facts, refuse_foreign, write_facts
 
 ALT = 'alt="A line that rises with the seed."'
 
@@ -206,6 +206,26 @@ def test_two_commands_do_not_work_in_one_folder(toy_notebook, computed, monkeypa
     assert not computed and not Path("study/index.html").exists()
 
 
+def test_a_run_into_a_folder_that_another_one_uses_is_refused(toy_notebook, monkeypatch, capsys):
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
+    with holding("out"), pytest.raises(SystemExit) as caught:
+        main(["run", "01", "--out", "out"])
+    assert caught.value.code == 2 and capsys.readouterr().err.startswith("Error: out is in use by another run: wait until")
+
+
+@pytest.mark.parametrize("command", [["run", "01"], ["study", "--jobs", "1"]])
+def test_ctrl_c_is_one_line(toy_notebook, monkeypatch, capsys, command):
+    def stop(*arguments, **engine):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute, "_execute", stop)
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--out", "out"])
+    assert caught.value.code == 130 and capsys.readouterr().err.splitlines()[-1].startswith("Stopped. What is done is kept; go")
+    (folder,) = [path.parent for path in Path("out").rglob("run.json")]
+    assert read_facts(folder)["status"] == "failed" and read_facts(folder)["error"] == "stopped"
+
+
 def test_a_run_whose_folder_is_in_use_fails_and_the_rest_goes_on(toy_notebook, monkeypatch):
     monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
     monkeypatch.setattr(execute, "_execute", kernel)
@@ -238,8 +258,10 @@ def test_a_full_disk_fails_one_run_and_the_rest_goes_on(toy_notebook, monkeypatc
         monkeypatch.setattr(f"{module}.atomic_write", full)
     results = study(out="study", jobs=1)
     assert [facts["status"] for facts in results] == ["failed", "complete"]
-    assert "OSError: [Errno 28] No space left on device" in results[0]["error"] and "No space left" in summary(results)
+    assert results[0]["error"] == f"study/01_toy/{file}: No space left on device." and "No space left" in summary(results)
     assert not completed(find("01"), {}, "study/01_toy") and completed(find("02"), {}, "study/02_more")
+    monkeypatch.undo()
+    refuse_foreign("study/01_toy")  # what it left is its own, and may be written anew
 
 
 def test_where_nothing_can_be_written_nothing_runs(toy_notebook, computed):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -72,13 +73,24 @@ def run(notebook, file, pairs, out, resume, force):
         return
     if not force:
         refuse_foreign(out)
-    facts = run_notebook(notebook, parameters, out)
+    with _stopped_in_words():
+        facts = run_notebook(notebook, parameters, out)
     if facts["status"] == "complete":
         click.echo(f"Complete in {facts['seconds']} s: {out}")
         return
     click.echo(f"{notebook.name} failed: {facts['error']}", err=True)
     click.echo(f"The executed notebook: {out / 'notebook.ipynb'}", err=True)
     sys.exit(1)
+
+
+@contextmanager
+def _stopped_in_words():
+    """Ctrl-C ends the command with one line and the exit code that shells know."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Stopped. What is done is kept; go on with --resume.", err=True)
+        sys.exit(130)
 
 
 def _split(pairs):
@@ -109,7 +121,8 @@ def study(preset, only, resume, out, update, jobs, force):
     keys = [key.strip() for key in only.split(",") if key.strip()] if only is not None else []
     if only is not None and not keys:
         raise ClipnotesError(f"Option --only is {only!r}, which names no notebook: give numbers such as 02,04.")
-    results = lab_study.study(preset, keys, resume, out, update, jobs or min(3, os.cpu_count() or 1), force)
+    with _stopped_in_words():
+        results = lab_study.study(preset, keys, resume, out, update, jobs or min(3, os.cpu_count() or 1), force)
     click.echo(lab_study.summary(results))
     click.echo(f"Contents: {Path(out) / 'index.html'}")
     if any(facts["status"] != "complete" for facts in results):
@@ -209,12 +222,9 @@ def sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, r
     if dry_run:
         click.echo(lab_sweep.describe(lab_sweep.plan(notebook, grid, out, scale), workers, rerun_stale))
         return
-    try:
+    with _stopped_in_words():
         failed = lab_sweep.sweep(notebook, grid, out, scale, scheduler, workers, resume, rerun_stale, retries, force,
                                  report=click.echo)
-    except KeyboardInterrupt:
-        click.echo("Stopped. What is done is kept; go on with --resume.", err=True)
-        sys.exit(130)
     for label, error in failed.items():
         click.echo(f"failed: {label}: {error}", err=True)
     if failed:

@@ -16,6 +16,7 @@ from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import COLUMNS, RESULTS, damage, read_facts, read_sweep
 
 FACTS = ["run", "status", "seconds", "version", "error"]
+COUNTS = ("shots", "seed", "epoch", "members")  # columns of whole numbers, with empty cells
 _RANKS = ["complete", "failed", "running", "damaged", "missing"]  # of several records of one run, the first of these counts
 
 
@@ -86,7 +87,8 @@ def runs_in(folder, several=False):
 def once(runs):
     """Runs without repetitions: of one notebook, parameters and version the record that got farthest, in the order found."""
     done = {run.measure for run in runs if run.status == "complete"}
-    found = [run for run in runs if run.version or run.measure not in done]  # planned, or stopped before it knew its version
+    # what is left out: planned, or stopped before it knew its version
+    found = [run for run in runs if run.version or run.status == "complete" or run.measure not in done]
     best = {}
     for run in sorted(found, key=lambda run: _RANKS.index(run.status)):
         best.setdefault((run.measure, run.version), run)
@@ -138,12 +140,18 @@ def read_gathered(sources):
 def _read(file):
     try:
         table = _parsed(file)
-    except (ValueError, pd.errors.ParserError) as error:
+        missing = [column for column in [*COLUMNS, *FACTS[:3]] if column not in table]
+        if missing:
+            raise ClipnotesError(f"{file} has no column {missing[0]!r}: give a table that clipnotes gather wrote.")
+        _check_numbers(table)
+        unknown = set(table["status"]) - set(_RANKS)
+        if unknown:
+            raise ValueError(f"the status {unknown.pop()!r} is none of {', '.join(_RANKS)}")
+    except ClipnotesError:
+        raise
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         message = f"{file} cannot be read as a table ({_first_line(error)}): make it anew with clipnotes gather."
         raise ClipnotesError(message) from None
-    missing = [column for column in [*COLUMNS, *FACTS[:3]] if column not in table]
-    if missing:
-        raise ClipnotesError(f"{file} has no column {missing[0]!r}: give a table that clipnotes gather wrote.")
     return table
 
 
@@ -154,8 +162,16 @@ def _text(table):
 def _parsed(source):
     """A table in memory has the types that its file has, whoever made it."""
     table = pd.read_csv(source, low_memory=False)
-    counts = [name for name in ("shots", "seed", "epoch", "members") if name in table]  # whole numbers, with empty cells
-    return table.astype(dict.fromkeys(counts, "Int64"))
+    try:
+        return table.astype({name: "Int64" for name in COUNTS if name in table})
+    except (TypeError, OverflowError):
+        raise ValueError(f"one of the columns {', '.join(COUNTS)} does not hold whole numbers") from None
+
+
+def _check_numbers(table):
+    """ValueError where the column value holds anything but numbers and empty cells."""
+    if not pd.api.types.is_numeric_dtype(table["value"]) and table["value"].notna().any():
+        raise ValueError("the column value does not hold numbers")
 
 
 def _recorded(folder, name, planned):
@@ -191,13 +207,15 @@ def _results(folder):
     """The content of results.csv; ClipnotesError where it is whole, but no run of ours wrote it so."""
     path = folder / RESULTS
     try:
-        results = pd.read_csv(path)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise ClipnotesError(f"{path} cannot be read ({_first_line(error)}).") from None
-    missing = [column for column in COLUMNS if column not in results]
-    if missing or not pd.api.types.is_numeric_dtype(results["value"]) and len(results) or results["metric"].isna().any():
-        what = f"no column {missing[0]!r}" if missing else "a row without a metric or with a value that is no number"
-        raise ClipnotesError(f"{path} has {what}.")
+        results = _parsed(path)
+        missing = [column for column in COLUMNS if column not in results]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]!r}")
+        _check_numbers(results)
+        if results["metric"].isna().any():
+            raise ValueError("it has a row without a metric")
+    except (OSError, ValueError) as error:
+        raise ClipnotesError(f"{path} is no table of results: {_first_line(error)}.") from None
     return results
 
 

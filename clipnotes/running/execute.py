@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import clipnotes
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, in_words
 from clipnotes.folder_names import absolute_name, in_names
 from clipnotes.running.kernel import kernel_manager
 from clipnotes.running.page import write_page
@@ -85,7 +85,7 @@ def run_notebook(notebook: Notebook, parameters: dict, out: str | Path, *, resum
                      resources={"metadata": {"path": str(cwd)}} if cwd else {})
             error = "" if read_facts(out).get("status") == "finished" else "the notebook never called run.finish()"
         except Exception as exception:
-            error = manager.error or last_line(exception)
+            error = manager.error or last_line(exception, out)
         finally:  # also after Ctrl-C, which stops a whole study
             # the seconds are all the time it took, with the start of the kernel and the imports
             facts = _conclude(notebook, parameters, out, error, round(time.perf_counter() - began, 1), page)
@@ -127,22 +127,27 @@ def _execute(notebook, values, out, **engine):
 
 def _conclude(notebook, parameters, out, error, seconds, page):
     """Write the page, seal all files in run.json and return its facts, which say "failed" if the disk takes no more."""
-    facts = {"notebook": notebook.name, "parameters": parameters | {"out": out.as_posix()}} | read_facts(out)
+    facts = {"notebook": notebook.name, "parameters": parameters | {"out": out.as_posix()},
+             "files": dict.fromkeys([NOTEBOOK, PAGE, RESULTS])} | read_facts(out)
     facts |= {"seconds": seconds} | ({"status": "failed", "error": error} if error else {"status": "complete"})
     try:
         if page:
             write_page(out, notebook.question)
-        facts["files"] = seal(out, [name for name in facts.get("files", {}) if (out / name).is_file()])
-        write_facts(out, facts)
+        write_facts(out, facts | {"files": seal(out, [name for name in facts["files"] if (out / name).is_file()])})
+        if damage(out):
+            raise ClipnotesError(damage(out))
     except Exception as exception:
-        facts |= {"status": "failed", "error": facts.get("error", last_line(exception)), "files": {}}
+        facts |= {"status": "failed", "error": error or last_line(exception, out), "files": dict.fromkeys(facts["files"])}
         with suppress(OSError):
             write_facts(out, facts)
-    return facts
+        return facts
+    return read_facts(out)
 
 
-def last_line(exception: BaseException) -> str:
-    """The one line that says what went wrong: of the notebook's own error where there is one."""
+def last_line(exception: BaseException, out: Path | None = None) -> str:
+    """The one line that says what went wrong in `out`: of the notebook's own error where there is one."""
+    if isinstance(exception, OSError):
+        return in_words(exception) if exception.filename is not None or out is None else f"{out}: {in_words(exception)}"
     name = getattr(exception, "ename", type(exception).__name__)
     message = str(getattr(exception, "evalue", exception)).strip().splitlines()
     return f"{name}: {message[-1]}" if message else name
