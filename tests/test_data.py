@@ -226,20 +226,88 @@ def test_missing_split_file(pets):
         load_task(manifest, data_root="gone")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[",
-        "[]",
-        '{"train": []}',
-        '{"train": [["a", 0]], "val": [], "test": []}',
-        '{"train": [["a", "x", "cat"]], "val": [], "test": []}',
-    ],
-)
-def test_not_a_split_file(content, pets):
+@pytest.mark.parametrize("content, message", [
+    ("[", "split file split.json in .* is no valid JSON"),
+    ("[]", "split file .* is not a CoOp split; it must hold lists train,"),
+    ("[" * 100_000, "split file split.json in .* is no valid JSON .it is nested too deep"),
+    ('{"train": []}', "is not a CoOp split"),
+    ('{"train": [["a", 0]], "val": [], "test": []}', r"has the row \['a', 0\] in train; it must hold lists"),
+    ('{"train": [["a", "x", "cat"]], "val": [], "test": []}', r"has the row \['a', 'x', 'cat'\] in train; .* labels as whole"),
+    ('{"train": [["a", 0.5, "cat"]], "val": [], "test": []}', r"has the row \['a', 0.5, 'cat'\] in train"),
+    ('{"train": [["a", true, "cat"]], "val": [], "test": []}', r"has the row \['a', True, 'cat'\] in train"),
+    ('{"train": 7, "val": [], "test": []}', "is not a CoOp split"),
+    ("\x00\x01", "split file split.json in .* is a binary file"),
+])  # fmt: skip
+def test_not_a_split_file(content, message, pets):
     manifest, root = pets
     (root / "pets" / "split.json").write_text(content)
-    with says(r"^split file .*split.json is not a CoOp split \(.*\); it must hold lists train, val and test of \["):
+    with says(f"^split file .*{message}|^{message}") as caught:
+        load_task(manifest, data_root=root)
+    assert len(str(caught.value)) < 500 and check_dataset(manifest, root) == [str(caught.value)]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: s["val"][0].__setitem__(2, "dog"), "gives label 0 the names 'cat' and 'dog'; one of them is wrong"),
+    (lambda s: [row.__setitem__(2, "Cat") for part in s.values() for row in part if row[1]], "gives labels 0 and 1 the same"),
+    (lambda s: s["val"][0].__setitem__(0, "../../secret.jpg"), "has the image path '../../secret.jpg' in val, which leads out"),
+    (lambda s: s["test"][0].__setitem__(0, "/etc/passwd"), "has the image path '/etc/passwd' in test, which leads out of the"),
+    (lambda s: s["test"][0].__setitem__(0, "C:\\pets\\1.jpg"), "has the image path 'C:/pets/1.jpg' in test, which leads out"),
+    (lambda s: s["test"][1].__setitem__(0, "0.jpg"), "gives image 0.jpg the labels 0 and 1; one of them is wrong"),
+])  # fmt: skip
+def test_mistakes_in_a_split_file_are_refused_and_reported(change, message, pets):
+    manifest, root = pets
+    edit_split(root, change)
+    with says(f"^split file .*split.json {message}"):
+        load_task(manifest, data_root=root)
+    assert any(re.search(message, problem) for problem in check_dataset(manifest, root))
+
+
+def test_every_mistake_of_a_split_file_is_reported(pets):
+    manifest, root = pets
+    edit_split(root, lambda s: (
+        s["val"][0].__setitem__(2, "dog"), s["test"][0].__setitem__(0, "/etc/x"), s["train"][0].__setitem__(1, 7)))
+    problems = check_dataset(manifest, root)
+    for part in ("label 7 of 0.jpg .train.", "the names 'cat' and 'dog'", "the image path '/etc/x'"):
+        assert any(re.search(part, problem) for problem in problems)
+
+
+def test_the_names_of_a_split_file_count(pets):
+    """Where its classes stand in another order, the image of a dog must not be called a cat."""
+    manifest, root = pets
+    edit_split(root, lambda s: [row.__setitem__(2, ["Dog", "c_a_t"][row[1]]) for part in s.values() for row in part])
+    with pytest.warns(UserWarning, match="names 2 of 2 classes otherwise than the manifest of pets, such as label 0: 'Dog'"):
+        assert load_task(manifest, data_root=root).classnames == ["dog", "cat"]  # in the manifest's spelling
+    assert any("'Dog' in place of 'cat'; the file's names are taken" in problem for problem in check_dataset(manifest, root))
+    edit_split(root, lambda s: [row.__setitem__(2, ["Dog", "green_newt"][row[1]]) for part in s.values() for row in part])
+    with pytest.warns(UserWarning, match="the file's names are taken"):
+        assert load_task(manifest, data_root=root).classnames == ["dog", "green newt"]
+
+
+def test_test_images_that_are_in_train_are_counted(pets):
+    manifest, root = pets
+    edit_split(root, lambda s: s["test"][0].__setitem__(0, "0.jpg"))
+    with pytest.warns(UserWarning, match="has 1 of 2 test images in train or val, too, such as 0.jpg; accuracies"):
+        load_task(manifest, data_root=root)
+    assert ["1 of 2 test images" in problem for problem in check_dataset(manifest, root)] == [True]
+
+
+def test_split_files_of_other_systems(pets):
+    manifest, root = pets
+    before = load_task(manifest, data_root=root)
+    (root / "pets" / "images" / "sub").mkdir()
+    (root / "pets" / "images" / "0.jpg").rename(root / "pets" / "images" / "sub" / "0.jpg")
+    edit_split(root, lambda s: s["train"][0].__setitem__(0, "sub\\0.jpg"))  # Windows
+    path = root / "pets" / "split.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark
+    task = load_task(manifest, data_root=root)
+    assert task.train.images[0].is_file() and task.train.labels.tolist() == before.train.labels.tolist()
+
+
+def test_labels_of_an_open_set_have_no_gaps(pets):
+    _, root = pets
+    manifest = write_manifest(root, {"classes": {"count": "any", "source": "the split file"}})
+    edit_split(root, lambda s: [row.__setitem__(1, row[1] + 1) for part in s.values() for row in part])
+    with says("^split file .* has labels up to 2, but none 0 .do they count from 1.*; labels must be 0, 1, 2"):
         load_task(manifest, data_root=root)
 
 
@@ -265,7 +333,7 @@ def test_check_finds_what_is_broken(pets):
     cut, gone = root / "pets" / "images" / "1.jpg", root / "pets" / "images" / "6.jpg"
     cut.write_bytes(cut.read_bytes()[:-60])
     gone.unlink()
-    edit_split(root, lambda splits: [row.__setitem__(1, 0) for row in splits["val"]])
+    edit_split(root, lambda splits: [row.__setitem__(slice(1, 3), [0, "cat"]) for row in splits["val"]])
     problems = check_dataset(manifest, root)
     expected = [
         rf"train: image {re.escape(str(cut))} cannot be read \(.*trunc.*\); fetch it again or remove it",

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from pathlib import Path
 
 from clipnotes.data.images import SPLITS
 from clipnotes.data.manifests import Manifest, load_manifest
+from clipnotes.data.split_files import split_file_problems
 from clipnotes.errors import ClipnotesError, in_words
 from clipnotes.file_kinds import stand_in
 
@@ -14,21 +16,23 @@ from clipnotes.file_kinds import stand_in
 def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
     """Problems of a data set on this machine, one sentence each; an empty list means that it is complete.
 
-    Counts of images and classes are held against the manifest and every image file is opened.
+    Counts of images, classes and the split file are held against the manifest, and every image file is opened.
     """
     from tqdm.auto import tqdm
 
     from clipnotes.backbone.pictures import open_image
     from clipnotes.data.tasks import load_task
 
-    load_manifest(name)  # a name that is unknown is no problem of the data
+    manifest = load_manifest(name)  # a name that is unknown is no problem of the data
+    problems = split_file_problems(manifest, data_root) if manifest.takes_split_file(data_root) else []
     try:
-        task = load_task(name, data_root=data_root)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "split file ")  # is among the problems
+            task = load_task(name, data_root=data_root)
     except ClipnotesError as error:
-        return [str(error)]
+        return list(dict.fromkeys([*problems, str(error)]))
     except OSError as error:
-        return [f"{name} cannot be read: {in_words(error)}"]
-    problems = []
+        return [*problems, f"{name} cannot be read: {in_words(error)}"]
     for split in SPLITS:
         part = getattr(task, split)
         missing = set(range(len(task.classnames))) - set(part.labels.tolist())
