@@ -110,6 +110,7 @@ import time
 import matplotlib.pyplot as plt
 import pandas as pd
 from clipnotes import lab
+from clipnotes.lab.explore import slider
 run = lab.start("{name}", globals())"""
 
 BODY = """\
@@ -123,6 +124,10 @@ figure, axes = plt.subplots()
 axes.plot(seeds, run.records["value"])
 alt = "A line that rises with the seed."
 run.figure("fig1_toy", figure, alt=alt, data=run.records, caption="Toy.", table=True, exhibit="B, Fig. 4", key=True)
+def rise(figure, height):
+    figure.subplots().plot([0, height])
+    return f"A line that rises to {height}."
+run.explore("explore_toy", rise, "Toy.", (2, 2), height=slider("Height", [1, 2, 3], start=2))
 run.takeaway(f"{len(seeds)} seeds & no <bold> claim, as notebook 02 says.", key=True)"""
 
 

@@ -16,6 +16,7 @@ from clipnotes.book.build import build_book  # noqa: E402
 from clipnotes.book.extension import linked  # noqa: E402
 from clipnotes.book.sources import by_exhibit  # noqa: E402
 from clipnotes.errors import ClipnotesError  # noqa: E402
+from clipnotes.lab.explore import explorer_content  # noqa: E402
 from clipnotes.running.study import study  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent / "browser"))
@@ -96,6 +97,14 @@ def test_figures_have_anchor_caption_alternative_text_and_files(book):
     assert '<h2 id="b-fig-4">Paper B, Fig. 4</h2>' in gallery and 'href="01_toy.html#fig1_toy"' in gallery
 
 
+def test_an_explorer_loads_its_pictures_from_files(book):
+    page = text(book, "01_toy.html")
+    content = explorer_content(re.search(r'<script type="application/json">.*?</script>', page, re.S)[0])
+    assert [alt for _, alt in content["states"]] == [f"A line that rises to {height}." for height in (1, 2, 3)]
+    assert len({source for source, _ in content["states"]}) == 3
+    assert all((book / source).is_file() for source, _ in content["states"])
+
+
 def test_the_code_of_drawings_is_folded_and_other_code_is_not(book):
     cells = re.findall(r'<div class="cell [^"]*">', text(book, "01_toy.html"))
     assert [("tag_hide-input" in cell) for cell in cells] == [False, True, False, True, False]  # injected parameters, drawing
@@ -111,7 +120,7 @@ def test_a_book_replaces_a_book_and_nothing_else(toy_study, book, tmp_path):
     before = (book / "index.html").stat().st_mtime_ns
     build_book(toy_study)
     assert (book / "index.html").stat().st_mtime_ns > before
-    assert sorted(path.name for path in toy_study.iterdir()) == ["01_toy", "02_more", "book", "index.html"], "nothing left over"
+    assert not list(toy_study.glob("book?*")), "nothing left over"
     (tmp_path / "letter.txt").touch()
     with pytest.raises(ClipnotesError, match="holds something else than a book, which would be lost"):
         build_book(toy_study, tmp_path)
@@ -139,3 +148,4 @@ def test_a_browser_finds_the_pages_whole(book):
     for report in reports:
         assert report["width"] <= report["window"] and not report["images"], report
     assert reports[1]["math"] == 2
+    assert reports[1]["explorers"] == [["A line that rises to 2.", "A line that rises to 1."]]

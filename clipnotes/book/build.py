@@ -75,6 +75,7 @@ def settings(source):
         "html_theme_options": {
             "home_page_in_toc": True,
             "use_download_button": False,
+            "navbar_persistent": [],  # a second search button
             "show_toc_level": 2,
             "navigation_with_keys": False,
             "pygments_light_style": "a11y-high-contrast-light",

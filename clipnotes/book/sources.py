@@ -1,5 +1,7 @@
 """What Sphinx reads: the executed notebooks made ready for pages, the contents, and the gallery of figures."""
 
+import base64
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +11,7 @@ import nbformat
 from PIL import Image
 
 from clipnotes.errors import ClipnotesError
+from clipnotes.lab.explore import explorer_content, explorer_html
 from clipnotes.running.contents import contents_html, entry
 from clipnotes.running.outputs import readable
 from clipnotes.series.notebooks import Notebook, series
@@ -31,7 +34,7 @@ def write_sources(study: Path, folder: Path) -> None:
         drawn = figures_of(run, notebook)
         if drawn:
             shutil.copytree(run / "figures", folder / "extra" / "figures" / notebook.name)
-        ready = page_source(nbformat.read(run / "notebook.ipynb", as_version=4), drawn)
+        ready = page_source(nbformat.read(run / "notebook.ipynb", as_version=4), drawn, folder)
         nbformat.write(ready, folder / f"{notebook.name}.ipynb")
         figures += drawn.values()
     write_raw(folder, "gallery", "Figures by exhibit", render("gallery.html.j2", groups=by_exhibit(figures)))
@@ -53,7 +56,7 @@ def figures_of(run: Path, notebook: Notebook) -> dict[str, dict]:
     return found
 
 
-def page_source(notebook, figures: dict[str, dict]):
+def page_source(notebook, figures: dict[str, dict], folder: Path):
     """The notebook with linked pictures in place of embedded ones, drawing code folded, and nothing that needs a kernel."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
@@ -64,10 +67,23 @@ def page_source(notebook, figures: dict[str, dict]):
             cell.metadata["tags"] = sorted(tags | {"hide-input"})
         cell.outputs = readable(cell.outputs)
         for output in cell.outputs:
-            figure = figures.get(output.get("metadata", {}).get(MARK, {}).get("figure"))
-            if figure:
-                output.data = {"text/html": render("figure.html.j2", figure=figure)}
+            mark = output.get("metadata", {}).get(MARK, {})
+            if mark.get("figure") in figures:
+                output.data = {"text/html": render("figure.html.j2", figure=figures[mark["figure"]])}
+            if "explorer" in mark:
+                output.data = {"text/html": with_files(output.data["text/html"], folder)}
     return notebook
+
+
+def with_files(html: str, folder: Path) -> str:
+    """An explorer's script with the addresses of its pictures, which become files: a page loads those that are looked at."""
+    content = explorer_content(html)
+    (folder / "extra" / "explorers").mkdir(exist_ok=True)
+    for state in content["states"]:
+        picture = base64.b64decode(state[0].split(",", 1)[1])
+        state[0] = f"explorers/{hashlib.sha256(picture).hexdigest()[:16]}.webp"
+        (folder / "extra" / state[0]).write_bytes(picture)
+    return explorer_html(content)
 
 
 def by_exhibit(figures: list[dict]) -> list[dict]:

@@ -9,16 +9,18 @@ from clipnotes.analysis.statistics import mean_ci
 from clipnotes.lab.figures import PALETTE
 
 
-def image_grid(rows, labels, titles=None, width=7.0):
+def image_grid(rows, labels, titles=None, width=7.0, figure=None):
     """A figure of pictures in rows: `rows` a list of arrays [C, H, W, 3], `labels` one text a row.
 
-    titles: texts above the pictures, a list a row, or None.
+    titles: texts above the pictures, a list a row, or None. figure: drawn into this one, else into a new one.
     """
     columns = max(len(row) for row in rows)
     side = width / (columns + 1.6)  # the labels take the place of 1.6 pictures
     lines = 0 if titles is None else 1 + max(title.count("\n") for row in titles for title in row)
     height = len(rows) * side * (1 + 0.3 * lines)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
+    figure = figure or plt.figure()
+    figure.set_size_inches(width, height)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
         for c, ax in enumerate(axes[r]):
             ax.axis("off")

@@ -11,6 +11,7 @@ A notebook uses it so:
 import os
 import re
 import time
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import papers
 from clipnotes.files import atomic_write
 from clipnotes.folder_names import full_name, in_names, short_names
+from clipnotes.lab.explore import Control, explore
 from clipnotes.lab.figures import save_figure, use_style
 from clipnotes.lab.opening import describe
 from clipnotes.lab.provenance import git_commit, seed_everything, versions
@@ -168,6 +170,14 @@ class Run:
         show_figure(id, png, alt, caption)
         if table:
             show_table(data)
+
+    def explore(self, id: str, draw: Callable[..., str], caption: str = "", size=(7.0, 3.6), **controls: Control) -> None:
+        """Show an explorer: `draw(figure, **values)` for every combination of the controls' values.
+
+        controls: of `clipnotes.lab.explore`, by argument name. draw returns a sentence on what is to be seen.
+        """
+        self._check_id(id)
+        explore(id, draw, controls, caption, size)
 
     def compare(self, paper, item, **filters):
         """Show reference numbers for `item`, saying what each is, beside our matching records; empty columns are left out.

@@ -52,7 +52,7 @@ def webp(png: bytes) -> bytes:
 
 def show_table(frame, caption="", rows=12):
     """Display the first `rows` rows of a data frame, to four digits, and say how many there are."""
-    head = frame.head(rows)
+    head = frame.head(rows).rename_axis(columns=None)  # the name of a pivoted axis would be a column without a head
     left = len(frame) - len(head)
     note = f" The first {rows} of {len(frame)} rows; the CSV file holds all." if left else ""
     number = "{:.4g}".format

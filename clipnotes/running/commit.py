@@ -11,6 +11,7 @@ import nbformat
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.running.outputs import readable
+from clipnotes.series.run_folder import MARK
 
 _LANGUAGE = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -22,7 +23,8 @@ def commit_outputs(executed, source):
     """Copy the outputs of the notebook file `executed` into the notebook file `source`.
 
     Left out: papermill's metadata and injected cells, execution times, progress bars and warnings (stderr),
-    widgets (they do not work without a kernel). Cell ids stay, execution counts run from 1.
+    widgets (they do not work without a kernel) and all pictures of an explorer but the first, which no new reader's
+    JupyterLab would trust a script to change. Cell ids stay, execution counts run from 1.
     ClipnotesError: `executed` is not a whole run of `source`, or an output holds a path of this machine.
     """
     done = {cell.id: cell for cell in nbformat.read(executed, as_version=4).cells}
@@ -55,6 +57,8 @@ def _calm(metadata):
 def _outputs(outputs, count):
     kept = []
     for output in readable(outputs):
+        if "explorer" in output.get("metadata", {}).get(MARK, {}):
+            continue
         # where a long print is cut into messages depends on timing
         if kept and output.output_type == kept[-1].output_type == "stream":
             kept[-1].text += output.text

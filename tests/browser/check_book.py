@@ -29,10 +29,18 @@ addEventListener("load", () => setTimeout(async () => {
   const nodes = rule => rule.nodes.map(node => node.target.join(" ") + ": " + node.failureSummary);
   const found = rules.map(rule => ({rule: rule.id, help: rule.help, nodes: nodes(rule)}));
   const wide = [...document.querySelectorAll("article *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1);
+  const moved = await Promise.all([...document.querySelectorAll("figure > form")].map(async form => {
+    const image = form.parentElement.querySelector("img"), control = form.elements[0], before = image.alt;
+    control.value = 0;
+    control.dispatchEvent(new Event("input"));
+    await image.decode();
+    return [before, image.alt];
+  }));
   const report = {page: location.pathname.slice(1), paint: paint ? paint.startTime : null, violations: found,
                   width: root.scrollWidth, window: root.clientWidth, wide: wide.slice(0, 3).map(e => e.outerHTML.slice(0, 100)),
                   images: [...document.images].filter(i => !i.alt && !i.closest("[aria-hidden]")).map(i => i.src),
                   math: document.querySelectorAll("math").length};
+  report.explorers = moved;
   const next = await (await fetch("/report", {method: "POST", body: JSON.stringify(report)})).text();
   if (next) location = next;
 }, 300));
