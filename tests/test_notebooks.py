@@ -1,5 +1,6 @@
 """The notebooks run at the quick preset and leave results, figures and takeaways; the README's commands work."""
 
+import ast
 import json
 import re
 import shlex
@@ -180,3 +181,12 @@ def test_the_readme_lists_every_notebook():
     for notebook in series():
         assert f"notebooks/{notebook.path.name}" in text and notebook.question in text
     assert checkout_dir() == ROOT
+
+
+@pytest.mark.parametrize("notebook", series(), ids=lambda notebook: notebook.name)
+def test_the_author_marked_one_takeaway_and_one_figure_for_the_contents(notebook):
+    code = "\n".join("".join(cell["source"]) for cell in notebook.content["cells"] if cell["cell_type"] == "code")
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    for kind in ("takeaway", "figure"):
+        marked = [call for call in calls if call.func.attr == kind and "key" in {keyword.arg for keyword in call.keywords}]
+        assert len(marked) == 1, kind
