@@ -11,7 +11,7 @@ import clipnotes
 PACKAGE = Path(clipnotes.__file__).parent
 FLOORS = [  # a room may import rooms of earlier lines only, and its own modules
     {"errors", "paths"},
-    {"files", "file_kinds", "device", "folder_names", "text_files", "checks", "seeding"},
+    {"progress", "files", "file_kinds", "device", "folder_names", "text_files", "checks", "seeding"},
     {"checked_files"},
     {"yaml_files"},
     {"pocket"},

@@ -31,13 +31,13 @@ def cache_accuracies(banks, shots, seeds, methods=tuple(CACHE_MODELS), logit_sca
     split. Columns: dataset, method, features, shots, seed, accuracy; rows of `shots` 0 hold zero-shot. A draw is the
     same for all methods and features, so that differences within it are paired.
     """
-    from tqdm.auto import tqdm
+    from clipnotes.progress import progress_bar
 
     jobs = [(name, k, seed, method) for name in banks for k in shots for seed in seeds for method in methods]
     rows = [{"dataset": name, "method": "zero-shot", "features": "original", "shots": 0, "seed": 0,
              "accuracy": ZeroShot(kinds["original"].text).score(kinds["original"].test.x, kinds["original"].test.y)}
             for name, kinds in banks.items()]
-    for name, k, seed, method in tqdm(jobs, desc="cache models", disable=not progress, leave=False):
+    for name, k, seed, method in progress_bar(jobs, desc="cache models", disable=not progress, leave=False):
         few = {kind: bank.few_shot(k, seed) for kind, bank in banks[name].items()}
         bank = few["original"]
         for kind, corrected in few.items():

@@ -91,14 +91,14 @@ def averaged_confusion(clip: Clip, x: Any, y: Any, classnames: Sequence[str], dr
     x: image features [N, d], of which N, as in the paper, are those of the test split; y: true labels [N]. Fewer draws
     are a beginning of more. Raises ClipnotesError as `confusion` and `PromptTuning` do, and for no draws.
     """
-    from tqdm.auto import tqdm
+    from clipnotes.progress import progress_bar
 
     Whole(1)(draws, "draws")
     x = unit_features(x, "x", clip.dim).float()
     prompts, random = PromptTuning(clip, classnames, n_context=n_context).start(), generator(seed, "random prompts")
     contexts = torch.stack([0.02 * torch.randn(prompts.context_.shape, generator=random) for _ in range(draws)])
     predicted = []
-    with tqdm(total=draws, desc="random prompts", leave=False, disable=not progress) as bar:
+    with progress_bar(total=draws, desc="random prompts", leave=False, disable=not progress) as bar:
         for part in contexts.to(clip.device).split(DRAWS_AT_ONCE):
             for text in F.normalize(prompts.layout_.encoder(part), dim=-1).cpu():  # [C, d]
                 predicted.append((x @ text.T).argmax(1))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from clipnotes.backbone.clip import Clip
 from clipnotes.data.features import FeatureBank
@@ -23,6 +22,7 @@ from clipnotes.methods.prompts import PromptTuning
 from clipnotes.methods.prompts_training import fit_many
 from clipnotes.methods.recipes import build, settings
 from clipnotes.methods.zero_shot import ZeroShot
+from clipnotes.progress import progress_bar
 
 COLUMNS = ["dataset", "method", "loss", "noise_kind", "noise_rate", "true_rate", "seed", "accuracy", "memorised"]
 
@@ -106,7 +106,7 @@ def fine_tuning_accuracies(network: torch.nn.Module, preprocess: Callable, banks
 
     def fit(bank, jobs, given):
         task = tasks[bank.name]
-        bar = tqdm(jobs, desc=f"fine-tuning on {bank.name}", leave=False, disable=not progress)
+        bar = progress_bar(jobs, desc=f"fine-tuning on {bank.name}", leave=False, disable=not progress)
         for job, noisy in zip(bar, given, strict=True):
             images = task.train.take(noisy.indices).images
             model = ImageEncoderFineTuning(network, preprocess, seed=job["seed"], **options)

@@ -142,11 +142,11 @@ def run_steps(step, data, batches, state, recipe, name, workers, progress):
 
     Returns the losses of all steps, one float each. Raises ClipnotesError where one is not finite.
     """
-    from tqdm.auto import tqdm
+    from clipnotes.progress import progress_bar
 
     losses = state.resume()
     loader = torch.utils.data.DataLoader(data, batch_sampler=batches[len(losses):], num_workers=workers)
-    bar = tqdm(total=len(batches), initial=len(losses), desc=f"training adapters of {name}", disable=not progress)
+    bar = progress_bar(total=len(batches), initial=len(losses), desc=f"training adapters of {name}", disable=not progress)
     for batch in loader:
         torch.manual_seed(recipe.seed + 1 + len(losses))  # dropout is a function of (seed, step): resumed runs agree
         losses.append(step(len(losses), *batch).item())

@@ -82,14 +82,14 @@ class Clip:
 
         No more pixels are in memory than of a few batches. Where no row is left, one empty batch comes.
         """
-        from tqdm.auto import tqdm
+        from clipnotes.progress import progress_bar
 
         rows = torch.utils.data.Subset(data, range(start, len(data)))
         workers = default_workers(rows, batch_size, self.device) if workers is None else workers
         own = torch.Generator()  # with the global one, features from a cache would leave another random state than new ones
         loader = torch.utils.data.DataLoader(rows, batch_size, num_workers=workers, generator=own,
                                              pin_memory=on_gpu(self.device))
-        batches = tqdm(loader, desc=f"encoding images with {self.name}", initial=start // batch_size,
+        batches = progress_bar(loader, desc=f"encoding images with {self.name}", initial=start // batch_size,
                        total=start // batch_size + len(loader), leave=False, disable=not progress or len(loader) < 4)
         if not len(rows):
             yield torch.empty(0, self.dim)

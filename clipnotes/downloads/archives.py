@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import IO
 
-from tqdm.auto import tqdm
-
 from clipnotes.downloads.download import check_room, refusals
 from clipnotes.errors import ClipnotesError
 from clipnotes.file_kinds import kind_of, stand_in
+from clipnotes.progress import progress_bar
 
 PIECE = 1 << 20        # bytes copied at a time
 GROWTH = 20            # an archive may hold this many times its own size (images hardly shrink, lists do), ...
@@ -84,7 +83,7 @@ def fill_from_zip(unpacking: Unpacking, progress: bool) -> None:
         total = sum(entry.file_size for entry in entries)
         unpacking.check_total(total)
         check_room(unpacking.folder, total, unpacking.archive)
-        for entry in tqdm(entries, desc=f"unpacking {unpacking.archive.name}", leave=False, disable=not progress):
+        for entry in progress_bar(entries, desc=f"unpacking {unpacking.archive.name}", leave=False, disable=not progress):
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise unpacking.refused(entry.filename, "is a link or a device")
@@ -99,7 +98,7 @@ def fill_from_tar(unpacking: Unpacking, stream: IO[bytes], progress: bool) -> No
     """Entries of a tar archive from its bytes, which are read to the end: there stands the checksum of what packs them."""
     bounded = Bounded(stream, unpacking)
     with tarfile.open(fileobj=bounded, mode="r|", tarinfo=StrictTarInfo) as file:
-        for entry in tqdm(file, desc=f"unpacking {unpacking.archive.name}", leave=False, disable=not progress):
+        for entry in progress_bar(file, desc=f"unpacking {unpacking.archive.name}", leave=False, disable=not progress):
             if not (entry.isreg() or entry.isdir()):
                 raise unpacking.refused(entry.name, "is a link or a device")
             if entry.isdir():

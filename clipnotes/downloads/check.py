@@ -18,10 +18,9 @@ def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
 
     Counts of images, classes and the split file are held against the manifest, and every image file is opened.
     """
-    from tqdm.auto import tqdm
-
     from clipnotes.backbone.pictures import open_image
     from clipnotes.data.tasks import load_task
+    from clipnotes.progress import progress_bar
 
     manifest = load_manifest(name)  # a name that is unknown is no problem of the data
     problems = split_file_problems(manifest, data_root) if manifest.takes_split_file(data_root) else []
@@ -39,7 +38,7 @@ def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
         if len(part) and missing:
             some = ", ".join(task.classnames[c] for c in sorted(missing)[:5])
             problems.append(f"{split}: {len(missing)} classes without an image ({some})")
-        for image in tqdm(part.images, desc=f"{task.name} {split}", leave=False, disable=None):
+        for image in progress_bar(part.images, desc=f"{task.name} {split}", leave=False, disable=None):
             try:
                 open_image(image)
             except ClipnotesError as error:

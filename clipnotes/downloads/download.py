@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import requests
-from tqdm.auto import tqdm
 
 from clipnotes.errors import ClipnotesError, in_words
 from clipnotes.file_kinds import stand_in
+from clipnotes.progress import progress_bar
 
 PIECE = 1 << 16   # bytes read at a time
 TIMEOUT = 30      # seconds without an answer or a further byte
@@ -138,7 +138,7 @@ def receive(url: str, part: Path, expected: dict, room: float, progress: bool) -
         with open(part, "ab" if start else "wb") as file:
             if not start:
                 note_validator(part, url, response, total)
-            with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress,
+            with progress_bar(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress,
                       leave=False) as bar:
                 for piece in response.iter_content(PIECE):
                     file.write(piece)

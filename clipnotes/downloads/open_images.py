@@ -13,13 +13,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from PIL import Image
-from tqdm.auto import tqdm
 
 from clipnotes.data.images import SPLITS
 from clipnotes.downloads.download import DownloadError, UnreachableError, download, mismatch, refusals
 from clipnotes.downloads.open_images_draw import DETAILS, draw_candidates, image_numbers, reading, with_details
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write, lock
+from clipnotes.progress import progress_bar
 
 THREADS = 8
 SHOWN = 5     # of the images that could not be had
@@ -112,7 +112,8 @@ def fetch_images(candidates: pd.DataFrame, wanted: dict[str, int], out: Path,
     """
     waiting = {name: rows.to_dict("records")[::-1] for name, rows in candidates.groupby("DisplayName", sort=False)}
     got, failed, silent = [], [], 0
-    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=sum(wanted.values()), desc="images", disable=not progress) as bar:
+    bar = progress_bar(total=sum(wanted.values()), desc="images", disable=not progress)
+    with ThreadPoolExecutor(THREADS) as pool, bar:
         try:
             lacking = dict(wanted)
             while batch := [waiting[name].pop() for name, n in lacking.items() for _ in range(min(n, len(waiting[name])))]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from clipnotes.data.manifests import load_manifest
 from clipnotes.data.tasks import load_task
 from clipnotes.errors import ClipnotesError
 from clipnotes.file_kinds import stand_in
+from clipnotes.progress import progress_bar
 
 ROWS = 1_000_000  # of a CSV file in memory at a time
 POOL = 4          # candidates for every image that is wanted, since many addresses lead nowhere by now
@@ -135,7 +135,8 @@ def image_numbers(ids: pd.Series) -> np.ndarray:
 def read_pieces(path: str | Path, columns: dict, progress: bool = True) -> Iterator[pd.DataFrame]:
     """Yield DataFrames of ROWS rows of a CSV file with the given columns {name: type}."""
     with reading(path), pd.read_csv(path, usecols=list(columns), dtype=columns, chunksize=ROWS) as pieces:
-        yield from tqdm(pieces, desc=f"reading {Path(path).name}", unit=" million rows", leave=False, disable=not progress)
+        yield from progress_bar(pieces, desc=f"reading {Path(path).name}", unit=" million rows", leave=False,
+                                disable=not progress)
 
 
 @contextmanager

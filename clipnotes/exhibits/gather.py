@@ -8,10 +8,10 @@ from io import StringIO
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
+from clipnotes.progress import progress_bar
 from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import COLUMNS, RESULTS, damage, read_facts, read_sweep
 
@@ -53,7 +53,7 @@ def gather(folders, progress=True):
     if not found:
         raise ClipnotesError(f"There are no runs in {', '.join(map(str, folders))}: give the folder that clipnotes run, study "
                              "or sweep wrote with --out; a run has a file run.json.")
-    bar = tqdm(found, desc="gather", unit="run", disable=None if progress else True, leave=False)
+    bar = progress_bar(found, desc="gather", unit="run", disable=None if progress else True, leave=False)
     rows = [row for run in bar for row in rows_of(run)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     further = [c for c in columns if c not in [*COLUMNS, *FACTS] and not c.startswith("p_")]

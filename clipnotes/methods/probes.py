@@ -97,7 +97,7 @@ def fit_probes(probes: Sequence[LinearProbe], data: Sequence[tuple], n_classes: 
 def fit_alike(probes: Sequence[LinearProbe], xs: Sequence[torch.Tensor], ys: Sequence[torch.Tensor], n_classes: int,
               text: torch.Tensor | None, callback: Callable | None, progress: bool) -> None:
     """Train P probes in step on views [V, N, d] of one shape and labels [N]."""
-    from tqdm.auto import tqdm
+    from clipnotes.progress import progress_bar
 
     sgd, (n_views, n, _) = probes[0].sgd, xs[0].shape
     distinct = {id(x): x for x in xs}
@@ -112,7 +112,7 @@ def fit_alike(probes: Sequence[LinearProbe], xs: Sequence[torch.Tensor], ys: Seq
     orders = zip(*(batch_rows(n, sgd.batch_size, sgd.epochs, p.seed) for p in probes), strict=True)
     shown = zip(*(batch_views(n_views, n, sgd.epochs, p.seed) for p in probes), strict=True)
     losses = []
-    bar = tqdm(zip(orders, shown, strict=True), total=sgd.epochs, unit="epoch", leave=False, disable=not progress,
+    bar = progress_bar(zip(orders, shown, strict=True), total=sgd.epochs, unit="epoch", leave=False, disable=not progress,
                desc=f"fitting {len(probes)} probes")
     for epoch, (batches, view) in enumerate(bar, 1):
         batches, view = torch.stack(batches, 1), torch.stack(view)  # [steps, P, b], [P, N]

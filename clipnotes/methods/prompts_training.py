@@ -30,7 +30,7 @@ def fit_many(models: Sequence[PromptTuning], data: Sequence[tuple], callback: Ca
     data: a list of (x, y) as `fit` takes them. callback(epoch, model) is called for every model after each of its epochs.
     Returns the models. Raises as `fit` does.
     """
-    from tqdm.auto import tqdm
+    from clipnotes.progress import progress_bar
 
     if len(models) != len(data):
         raise ClipnotesError(f"{len(models)} models, but {len(data)} pairs of features and labels; give one pair a model")
@@ -42,7 +42,7 @@ def fit_many(models: Sequence[PromptTuning], data: Sequence[tuple], callback: Ca
         groups.setdefault(form, []).append((model, x, y))
     parts = [part for group in groups.values() for part in portions(group)]
     epochs = sum(part[0][0].sgd.epochs for part in parts)
-    with tqdm(total=epochs, desc="prompt tuning", leave=False, disable=not progress) as bar:
+    with progress_bar(total=epochs, desc="prompt tuning", leave=False, disable=not progress) as bar:
         for group in parts:
             for epoch, _ in enumerate(train(*zip(*group, strict=True)), 1):
                 bar.update()

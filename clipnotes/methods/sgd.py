@@ -71,7 +71,7 @@ def train(config: SGDConfig, seed: int, parameters: Iterable[torch.nn.Parameter]
     seed: of the order of the rows and the choice of views. after_epoch(epoch), if given, is called when an epoch (from 1) is
     done. Raises ClipnotesError where the loss diverges.
     """
-    from tqdm.auto import tqdm
+    from clipnotes.progress import progress_bar
 
     parameters = list(parameters)
     optimizer = torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
@@ -79,7 +79,7 @@ def train(config: SGDConfig, seed: int, parameters: Iterable[torch.nn.Parameter]
     order = zip(batch_rows(n, config.batch_size, config.epochs, seed), batch_views(n_views, n, config.epochs, seed),
                 strict=True)
     losses = []
-    bar = tqdm(order, desc=desc, total=config.epochs, unit="epoch", leave=False, disable=not progress)
+    bar = progress_bar(order, desc=desc, total=config.epochs, unit="epoch", leave=False, disable=not progress)
     for epoch, (batches, views) in enumerate(bar, 1):
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, config.epochs, config.lr, config.warmup_lr)
         total = 0.0
