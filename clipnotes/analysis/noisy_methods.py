@@ -13,7 +13,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from clipnotes.analysis.robustness import noisy_shots
 from clipnotes.data import FeatureBank
@@ -33,6 +32,7 @@ from clipnotes.methods import (
 from clipnotes.methods.probes import fit_probes
 from clipnotes.methods.robust_probes import fit_robust
 from clipnotes.methods.sgd import PAPER, SGDConfig
+from clipnotes.progress import progress_bar
 
 BETAS = (1.0, 2.0, 4.0, 8.0, 16.0)  # tried by the searches of caches; alpha and gamma follow exactly
 GAMMAS = {"Tip-X": (0.1, 1.0, 10.0), "APE": (0.0, 0.2, 0.8)}
@@ -164,7 +164,7 @@ def noisy_methods(banks: dict, methods: Iterable[str] = METHODS, rates: Iterable
         raise ClipnotesError(f"method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}")
     rows, probe = [], {"scale": logit_scale, "sgd": sgd}
     cells = [(name, features) for name, kinds in banks.items() for features in kinds]
-    for name, features in tqdm(cells, desc="methods under noise", leave=False, disable=not progress):
+    for name, features in progress_bar(cells, desc="methods under noise", leave=False, disable=not progress):
         plain, bank = banks[name]["original"], banks[name][features]
         keys = list(product(rates, seeds))
         drawn = [noisy_shots(plain, shots, rate, kind, seed, (annotators or {}).get(name)) for rate, seed in keys]
