@@ -1,5 +1,6 @@
 """Trained adapters in the cache: whatever happens to the files there, the adapters are the same."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from clipnotes.backbone import AdaptedClip, adapter_training, load_clip
 from clipnotes.backbone.adapter_training import train_supervised
 from clipnotes.errors import ClipnotesError
 
-SMALL = {"epochs": 2, "batch_size": 4, "width": 4, "normalise": True}
+SMALL = adapter_training.SupervisedConfig(epochs=2, batch_size=4, width=4)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def pictures():
 def cache(tmp_path, monkeypatch, clip, pictures):
     """`adapters()`: from the cache or trained anew; `folder`: of the cache; `trainings`: how often one was begun."""
     monkeypatch.setenv("CLIPNOTES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(adapter_training.RECIPES, "pocket", SMALL)
+    monkeypatch.setitem(adapter_training.SUPERVISED_RECIPES, "pocket", SMALL)
     images, labels = pictures
     task = SimpleNamespace(train=SimpleNamespace(images=images, labels=labels, fingerprint="f"))
     cache = SimpleNamespace(folder=tmp_path / "cache" / "adapters", trainings=0)
@@ -151,16 +152,16 @@ def test_a_damaged_checkpoint_in_the_cache_is_made_anew(cache, content, monkeypa
 )
 def test_a_damaged_checkpoint_is_refused_with_its_reason(clip, pictures, tmp_path, damage, reason):
     path = tmp_path / "checkpoint.pt"
-    train_supervised(clip, *pictures, **SMALL, checkpoint=path, progress=False)
+    train_supervised(clip, *pictures, **asdict(SMALL), checkpoint=path, progress=False)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ClipnotesError, match=rf"^checkpoint .*checkpoint.pt cannot be read \({reason}.*; delete it to start"):
-        train_supervised(clip, *pictures, **SMALL, checkpoint=path, progress=False)
+        train_supervised(clip, *pictures, **asdict(SMALL), checkpoint=path, progress=False)
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_stop_the_training(clip, pictures, tmp_path):
     (tmp_path / "file").touch()
-    expected = train_supervised(clip, *pictures, **SMALL, progress=False)
+    expected = train_supervised(clip, *pictures, **asdict(SMALL), progress=False)
     for path in (tmp_path / "file" / "checkpoint.pt", tmp_path):
         with pytest.warns(UserWarning, match="the checkpoint .* cannot be written"):
-            adapted = train_supervised(clip, *pictures, **SMALL, checkpoint=path, progress=False)
+            adapted = train_supervised(clip, *pictures, **asdict(SMALL), checkpoint=path, progress=False)
         assert adapted.fingerprint == expected.fingerprint

@@ -1,10 +1,12 @@
 """Recipes of the supervised training of adapters; the training itself is tested in test_adapters.py."""
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 
 from clipnotes.backbone import AdaptedClip, Adapters, load_clip
-from clipnotes.backbone.adapter_training import RECIPES, Recipe, train_supervised
+from clipnotes.backbone.adapter_training import SUPERVISED_RECIPES, train_supervised
 from clipnotes.errors import ClipnotesError
 
 
@@ -30,17 +32,16 @@ def test_the_papers_recipe_is_that_of_the_authors(vit, coloured):
     adapted = train_supervised(vit, *coloured, recipe="paper", progress=False)
     assert adapted.trained == {"method": "supervised", "epochs": 1, "lr": 8e-3, "weight_decay": 0.01, "batch_size": 128,
                                "normalise": False, "width": 64, "scale": 0.03, "seed": 0, "images": 12, "classes": 3}
-    assert adapted.adapters.recipe["scale"] == 0.03
+    assert adapted.adapters.settings["scale"] == 0.03
     default = train_supervised(vit, *coloured, progress=False)
     assert default.trained == adapted.trained | {"normalise": True} and default.losses != adapted.losses
 
 
 def test_options_go_before_the_recipe(vit, coloured):
     adapted = train_supervised(vit, *coloured, recipe="pocket", epochs=2, width=8, progress=False)
-    expected = RECIPES["pocket"] | {"epochs": 2, "width": 8}
+    expected = asdict(replace(SUPERVISED_RECIPES["pocket"], epochs=2, width=8))
     assert {name: adapted.trained[name] for name in expected} == expected and len(adapted.losses) == 2
-    assert adapted.adapters.recipe["width"] == 8 and adapted.adapters.recipe["scale"] == adapted.trained["scale"]
-    assert set(RECIPES["pocket"]) <= set(Recipe.__dataclass_fields__)
+    assert adapted.adapters.settings["width"] == 8 and adapted.adapters.settings["scale"] == adapted.trained["scale"]
 
 
 def test_given_adapters_keep_their_form_and_are_trained_in_place(vit, coloured, tmp_path):

@@ -249,15 +249,12 @@ def test_probabilities_are_the_models_own_with_or_without_a_bias(form, images):
 def test_adapters_of_every_form(form, images):
     original = form.encode_images(images)
     assert torch.equal(attach(form).encode_images(images), original)
-    for houlsby in (False, True):
-        adapted = attach(form, width=8, scale=1.0, houlsby=houlsby)
-        assert adapted.adapters.n_parameters == (1 + houlsby) * 2 * (2 * 32 * 8 + 8 + 32)
-        for parameter in adapted.adapters.parameters():
-            nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
-        first, second = adapted.encode_both(images)
-        torch.testing.assert_close(first, original, rtol=0, atol=1e-5)
-        torch.testing.assert_close(second, adapted.encode_images(images), rtol=0, atol=1e-5)
-        assert relative(second, first) > 1e-2
+    adapted = attach(form, width=8, scale=1.0)
+    assert adapted.adapters.n_parameters == 2 * (2 * 32 * 8 + 8 + 32)
+    for parameter in adapted.adapters.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+    assert relative(adapted.encode_images(images), original) > 1e-2
+    assert torch.equal(form.encode_images(images), original)
     batch = torch.stack([form.preprocess(pil(image)) for image in images])
     adapted.forward(batch).sum().backward()
     assert all(p.grad.any() for name, p in adapted.adapters.named_parameters() if "up" in name)

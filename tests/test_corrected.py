@@ -4,11 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from clipnotes.analysis.corrected import EncodedSets, StoredSets, check_same_classes
+from clipnotes.analysis.corrected import (
+    EncodedSets,
+    StoredSets,
+    check_same_classes,
+    corrected_banks,
+    generic_adapters,
+    parts_of,
+    uses_labels,
+)
 from clipnotes.data import FeatureBank
 from clipnotes.data.bank import FeatureSplit
 from clipnotes.data.images import SPLITS
 from clipnotes.errors import ClipnotesError
+from clipnotes.methods import Centring, WithinClassWhitening
 
 
 @pytest.fixture
@@ -37,3 +46,33 @@ def test_with_a_model_there_is_one_generic_set(clip):
     assert not sets.banks, "nothing was encoded"
     with pytest.raises(ClipnotesError, match=r"generic is \['digits', 'pocket-pairs'\], but with a model .* one generic set"):
         EncodedSets(clip, ["digits", "pocket-pairs"])
+
+
+def test_parts_of_a_correction_and_their_need_of_labels():
+    assert parts_of("supervised adapters + pca") == ("supervised adapters", ["pca"])
+    assert parts_of("pca+whitening") == (None, ["pca", "whitening"]) and parts_of("self-supervised adapters")[1] == []
+    assert [uses_labels(name) for name in ("whitening", "pca + feature adapter", "supervised adapters", "centring")] == [
+        False, True, True, False]
+    for name in ("pca + supervised adapters", "magic", "", "pca + "):
+        with pytest.raises(ClipnotesError, match=r"^correction '.*' in '.*' is unknown; give parts joined by \+"):
+            parts_of(name)
+
+
+def test_corrections_learn_from_generic_features_alone_and_in_turn(stored):
+    banks = corrected_banks(stored, ["b"], ["centring", "centring + within-class whitening"])
+    x, y = stored.generic()
+    centring = Centring().fit(x)
+    whitening = WithinClassWhitening().fit(centring.transform(x), y)
+    bank = stored.bank("b")
+    for split in SPLITS:
+        part = bank.splits[split].x
+        assert torch.equal(banks["b"]["original"].splits[split].x, part)
+        assert torch.equal(banks["b"]["centring"].splits[split].x, centring.transform(part))
+        both = banks["b"]["centring + within-class whitening"].splits[split].x
+        assert torch.equal(both, whitening.transform(centring.transform(part)))
+    assert banks["b"]["centring"].text is None  # texts do not go through, so they would no longer fit
+
+
+def test_unknown_recipes_of_adapters_are_refused(clip):
+    with pytest.raises(ClipnotesError, match="^recipe = 'big' is unknown; choose 'paper' or 'pocket'$"):
+        generic_adapters(clip, None, "supervised adapters", recipe="big")

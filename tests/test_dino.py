@@ -9,7 +9,7 @@ import torch
 
 from clipnotes.backbone import AdaptedClip, Adapters, attach, load_clip
 from clipnotes.backbone import self_supervised as dino
-from clipnotes.backbone.self_supervised import RECIPES, Recipe, train_dino
+from clipnotes.backbone.self_supervised import DINO_RECIPES, DinoConfig, train_dino
 from clipnotes.errors import ClipnotesError
 
 SMALL = {"epochs": 2, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0.5, "momentum": 0.5, "out_dim": 16, "hidden": 8,
@@ -52,7 +52,7 @@ def starts(monkeypatch):
 
 
 def test_the_loss_against_plain_loops():
-    recipe = Recipe(out_dim=5, local_crops=3, student_temperature=0.2, centre_momentum=0.75)
+    recipe = DinoConfig(out_dim=5, local_crops=3, student_temperature=0.2, centre_momentum=0.75)
     criterion, rng = dino.DinoLoss(recipe).double(), np.random.default_rng(0)
     centre = np.zeros(5)
     for _ in range(3):
@@ -72,7 +72,7 @@ def test_the_loss_against_plain_loops():
 
 
 def test_the_head_gives_cosines_with_its_prototypes():
-    head = dino.Head(6, Recipe(out_dim=7, hidden=5, bottleneck=3))
+    head = dino.Head(6, DinoConfig(out_dim=7, hidden=5, bottleneck=3))
     x = torch.randn(4, 6)
     z, w = head.layers(x), head.prototypes.weight
     assert torch.allclose(head(x), torch.nn.functional.cosine_similarity(z[:, None], w[None], dim=-1), atol=1e-6)
@@ -80,7 +80,7 @@ def test_the_head_gives_cosines_with_its_prototypes():
 
 
 def test_the_schedules_of_the_paper():
-    recipe = Recipe(**RECIPES["paper"])
+    recipe = DINO_RECIPES["paper"]
     plan = dino.schedules(recipe, 10 * 100)
     lr, decay, momentum, temperature = (plan[name] for name in ("lr", "weight_decay", "momentum", "temperature"))
     assert all(len(values) == 1000 for values in plan.values())
@@ -89,27 +89,27 @@ def test_the_schedules_of_the_paper():
     assert decay[0] == pytest.approx(0.04) and decay[500] == pytest.approx(0.22) and decay[-1] == pytest.approx(0.4, rel=1e-4)
     assert momentum[0] == pytest.approx(0.9998) and momentum[500] == pytest.approx(0.9999) and momentum[-1] < 1
     assert temperature[0] == 0.04 and temperature[299] == pytest.approx(0.07) and (temperature[300:] == 0.07).all()
-    assert not recipe.train_head and recipe.statistics == "imagenet" and Recipe().train_head
+    assert not recipe.train_head and recipe.statistics == "imagenet" and DinoConfig().train_head
 
 
 # --- crops and sizes ----------------------------------------------------------------------------------------------
 
 
 def test_crops_differ_and_are_a_function_of_seed_step_and_row(vit, pixels):
-    recipe = Recipe(local_crops=3, local_size=24)
+    recipe = DinoConfig(local_crops=3, local_size=24)
     data, state = dino.CroppedImages(pixels, vit, recipe), torch.get_rng_state()
     crops = data[(5, 2)]
     assert [tuple(crop.shape) for crop in crops] == [(3, 40, 40)] * 2 + [(3, 24, 24)] * 3
     assert all(torch.equal(a, b) for a, b in zip(crops, data[(5, 2)], strict=True))
     assert not torch.equal(crops[0], crops[1]) and not torch.equal(crops[2], crops[3])
-    other_seed = dino.CroppedImages(pixels, vit, Recipe(local_crops=3, local_size=24, seed=1))
+    other_seed = dino.CroppedImages(pixels, vit, DinoConfig(local_crops=3, local_size=24, seed=1))
     for other in (data[(6, 2)], data[(5, 3)], other_seed[(5, 2)]):
         assert not torch.equal(crops[0], other[0])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_whole_crop_without_augmentation_is_the_preprocessed_image(vit, pixels):
-    plain = Recipe(global_scale=(1.0, 1.0), local_crops=0, flip=0, jitter=(0, 0, 0, 0), grey=0, blur=(0, 0, 0), solarise=0)
+    plain = DinoConfig(global_scale=(1.0, 1.0), local_crops=0, flip=0, jitter=(0, 0, 0, 0), grey=0, blur=(0, 0, 0), solarise=0)
     expected = (torch.from_numpy(pixels[3]).permute(2, 0, 1) / 255 - 0.5) / 0.27
     for _ in range(9):  # the crop's shape is drawn too: the whole image where that is a square
         first, second = dino.CroppedImages(pixels, vit, plain)[(0, 3)]
@@ -210,7 +210,7 @@ def test_gradients_are_clipped_and_biases_do_not_decay(vit, pixels, monkeypatch)
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     train_dino(vit, pixels, **SMALL | {"clip_norm": 1e-3})
     assert max(seen) == pytest.approx(1e-3, rel=1e-2)
-    plan = dino.schedules(Recipe(**{k: v for k, v in SMALL.items() if k != "progress"}), 4)
+    plan = dino.schedules(DinoConfig(**{k: v for k, v in SMALL.items() if k != "progress"}), 4)
     assert [g[0] for g in groups] == [(lr, wd, {True}) for lr, wd in zip(plan["lr"], plan["weight_decay"], strict=True)]
     assert all(g[1][1:] == (0.0, {False}) for g in groups)
 
@@ -242,23 +242,24 @@ def test_a_killed_training_goes_on_to_the_same_weights(vit, pixels, tmp_path, mo
 
 
 def test_the_pocket_recipe_fits_the_pocket_backbones(clip):
-    recipe = Recipe(**RECIPES["pocket"])
-    dino.check_recipe(recipe, clip, 1)
+    recipe = DINO_RECIPES["pocket"]
+    dino.check_fit(recipe, clip, 1)
     assert math.isclose(dino.schedules(recipe, 40 * recipe.epochs)["lr"].max(), recipe.lr * recipe.batch_size / 256)
 
 
 def test_trainings_that_cannot_be(vit, pixels):
     for options, message in [
-        ({"rate": 1}, "^unknown option 'rate' of the training; choose from epochs, .*, seed$"),
         ({"recipe": "authors"}, "^unknown recipe 'authors'; choose from paper, pocket, or None for the defaults$"),
-        ({"statistics": "none"}, "^statistics = 'none' are unknown; choose 'clip' or 'imagenet'$"),
+        ({"statistics": "none"}, "^statistics = 'none' is unknown; choose 'clip' or 'imagenet'$"),
         ({"local_size": 30}, "^local_size = 30 does not fit pocket-vit, which sees an image in steps of 8 pixels; give a "
                              "multiple of 8$"),
-        ({"momentum": 1.5}, "^momentum = 1.5 is out of range; give 0 to 1$"),
+        ({"momentum": 1.5}, "^momentum = 1.5 is out of range; it must be a number from 0 to 1$"),
         ({"lr": 1e30, "warmup_epochs": 0}, "^the loss became .* at step .* with lr = 1e\\+30; lower it$"),
     ]:
         with says(message):
             train_dino(vit, pixels, **SMALL | options)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"):
+        train_dino(vit, pixels, rate=1, **SMALL)
     with says("^no images to train on; give at least one$"):
         train_dino(vit, pixels[:0], **SMALL)
     bare = type(vit)("bare", vit.model, vit.preprocess.transforms[-1], vit.tokenizer)

@@ -210,6 +210,24 @@ def test_bad_input():
         cross_overlap(x, y, x[:, :5], y)
 
 
+@pytest.mark.parametrize("options, message", [
+    ({"draws": 0}, "^draws = 0 is out of range; it must be a whole number of 2 or more$"),
+    ({"draws": True}, "^draws = True is no"),
+    ({"level": 2}, "^level = 2 is out of range; it must be a number above 0 and below 1$"),
+    ({"bins": 0}, "^bins = 0 is out of"),
+    ({"max_images": 1.5}, "^max_images = 1.5 is no whole number"), ({"seed": -1}, "^seed = -1 is out of range")])
+def test_settings_out_of_range(options, message):
+    for measure in (lambda x, y: overlap(x, y, **options), lambda x, y: cross_overlap(x, y, x, y, **options)):
+        with says(message):
+            measure(*clouds(12))
+
+
+def test_levels_of_confidence_out_of_range():
+    for level in (0, 1, 2, float("nan"), True):
+        with says("^level = "):
+            mean_ci([1.0, 2.0], level)
+
+
 # --- real features ------------------------------------------------------------------------------------------------
 
 

@@ -2,36 +2,36 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import pandas as pd
 import torch
 
-from clipnotes.backbone.adapters import Adapters, attach, encoder_blocks
-from clipnotes.errors import ClipnotesError
+from clipnotes.backbone.adapters import AdaptedClip, Adapters, attach, encoder_blocks
+from clipnotes.backbone.clip import Clip
 
 
-def rescaled(adapted, factor):
+def rescaled(adapted: AdaptedClip, factor: float) -> Clip:
     """The same adapters with `factor` times their scale s, as an `AdaptedClip` of its own; for 0 the original `Clip`.
 
     It has a fingerprint of its own too, so that kept features of different strengths never mix.
     """
     if factor == 0:
         return adapted.clip
-    adapters = Adapters(adapted.model.visual, **adapted.adapters.recipe | {"scale": factor * adapted.adapters.recipe["scale"]})
+    settings = adapted.adapters.settings
+    adapters = Adapters(adapted.model.visual, **settings | {"scale": factor * settings["scale"]})
     adapters.load_state_dict(adapted.adapters.state_dict())
     return attach(adapted.clip, adapters)
 
 
-def correction_norms(adapted, images):
+def correction_norms(adapted: AdaptedClip, images: Any) -> pd.DataFrame:
     """A DataFrame with one row an adapted block: `block`, its number, `adapter` and `mlp`.
 
     adapter: |correction| / |h|, the mean over all tokens of all images, where h is the residual stream that the adapter
     reads. mlp: the same for the output of the MLP beside it; NaN in a ResNet, whose stages have none.
-    Raises ClipnotesError for Houlsby's serial adapters, and as `encode_images` does.
+    Raises ClipnotesError as `encode_images` does.
     """
     resnet, adapters = adapted.adapters.form[0], adapted.adapters
-    if adapters.recipe["houlsby"]:
-        raise ClipnotesError("correction_norms needs adapters parallel to the MLP, but these are serial (houlsby=True)")
     lengths, handles, blocks = defaultdict(list), [], encoder_blocks(adapted.model.visual)
 
     def listen(module, number, *names):  # to the output and, for a second name, to the input
@@ -58,13 +58,11 @@ def correction_norms(adapted, images):
                          for number in adapters.blocks])
 
 
-def farthest_moved(change, allowed, n):
+def farthest_moved(change: torch.Tensor, allowed: torch.Tensor, n: int) -> list[tuple[int, int]]:
     """The n pairs (i, j), i < j, of `allowed` (bool [N, N]) with the largest `change` [N, N], no image in two of them."""
-    i, j = torch.nonzero(torch.triu(allowed, diagonal=1), as_tuple=True)
-    order = change[i, j].argsort(descending=True)
-    pairs, used = [], set()
-    for pair in zip(i[order].tolist(), j[order].tolist(), strict=True):
-        if len(pairs) < n and used.isdisjoint(pair):
-            pairs.append(pair)
-            used.update(pair)
+    left, pairs = change.where(torch.triu(allowed, diagonal=1), -torch.inf), []
+    while len(pairs) < n and (left > -torch.inf).any():
+        pairs.append(divmod(int(left.argmax()), len(left)))
+        for image in pairs[-1]:
+            left[image], left[:, image] = -torch.inf, -torch.inf
     return pairs

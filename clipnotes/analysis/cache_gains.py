@@ -1,30 +1,37 @@
 """What corrected features do to the cache models: accuracies of the plain and the ++ forms on the same images (paper A)."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from clipnotes.checks import OneOf
+from clipnotes.data import FeatureBank
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods import APE, TipAdapter, TipX, ZeroShot
+from clipnotes.methods import APE, TipAdapter, TipAdapterF, TipX, ZeroShot
 
-CACHE_MODELS = {"Tip-Adapter": TipAdapter, "Tip-X": TipX, "APE": APE}
+CACHE_MODELS = {"Tip-Adapter": TipAdapter, "Tip-X": TipX, "APE": APE}  # paper A's
+ALL_CACHE_MODELS = CACHE_MODELS | {"Tip-Adapter-F": TipAdapterF}
 
 
-def fit_cache_model(method, bank, corrected=None, logit_scale=100.0):
+def fit_cache_model(method: str, bank: FeatureBank, corrected: FeatureBank | None = None,
+                    logit_scale: float = 100.0) -> TipAdapter:
     """A cache model on the training rows of a bank, its settings searched on the validation rows.
 
-    method: "Tip-Adapter", "Tip-X" or "APE". corrected: a bank of the same images with other features, for the ++ form.
-    Raises ClipnotesError for another method and for banks that lack texts or are not of the same images.
+    method: "Tip-Adapter", "Tip-X", "APE" or "Tip-Adapter-F". corrected: a bank of the same images with other features, for the
+    ++ form. Raises ClipnotesError for another method and for banks that lack texts or are not of the same images.
     """
-    if method not in CACHE_MODELS:
-        raise ClipnotesError(f"cache model {method!r} is unknown; choose from {', '.join(CACHE_MODELS)}")
+    OneOf(*ALL_CACHE_MODELS)(method, "method")
     if bank.text is None:
         raise ClipnotesError(f"bank {bank.name} has no text features, which every cache model needs; add `text`")
     keys, val_x = (corrected.train.x, corrected.val.x) if corrected else (None, None)
-    model = CACHE_MODELS[method](logit_scale=logit_scale).fit(bank.train.x, bank.train.y, bank.text, affinity_keys=keys)
+    model = ALL_CACHE_MODELS[method](logit_scale=logit_scale).fit(bank.train.x, bank.train.y, bank.text, affinity_keys=keys)
     return model.search(bank.val.x, bank.val.y, val_x)
 
 
-def cache_accuracies(banks, shots, seeds, methods=tuple(CACHE_MODELS), logit_scale=100.0, progress=True):
+def cache_accuracies(banks: dict[str, dict[str, FeatureBank]], shots: Sequence[int], seeds: Sequence[int],
+                     methods: Sequence[str] = tuple(CACHE_MODELS), logit_scale: float = 100.0,
+                     progress: bool = True) -> pd.DataFrame:
     """Test accuracy in [0, 1] of every method, number of shots, draw and kind of features: a tidy DataFrame.
 
     banks: {data set: {"original": bank, name of a correction: bank of the same images, ...}} with the whole training
@@ -48,7 +55,7 @@ def cache_accuracies(banks, shots, seeds, methods=tuple(CACHE_MODELS), logit_sca
     return pd.DataFrame(rows)
 
 
-def paired_gains(table, keys=("dataset", "method", "shots", "seed")):
+def paired_gains(table: pd.DataFrame, keys: Sequence[str] = ("dataset", "method", "shots", "seed")) -> pd.DataFrame:
     """Accuracy with corrected minus with original features, draw by draw: the table's corrected rows with `gain`."""
     table = table[table["shots"] > 0]
     original = table[table["features"] == "original"].set_index(list(keys))["accuracy"]

@@ -6,25 +6,28 @@ whitening", "feature adapter"). All learn from generic images alone, never from 
 """
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from clipnotes.backbone import adapter_training, self_supervised
+from clipnotes.backbone.adapter_training import SUPERVISED_RECIPES, CheckpointError, train_supervised
 from clipnotes.backbone.adapters import AdaptedClip
+from clipnotes.backbone.clip import Clip
+from clipnotes.backbone.self_supervised import DINO_RECIPES, train_dino
+from clipnotes.checks import OneOf
 from clipnotes.data import FeatureBank, encode_task, load_task
-from clipnotes.data.cache import cache_dir
+from clipnotes.data.cache import cache_dir, path_in
 from clipnotes.data.features import encode_split
 from clipnotes.data.images import SPLITS
+from clipnotes.data.tasks import Task
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import clear_place, lock
 from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
 
-IN_ENCODER = {"supervised adapters": adapter_training, "self-supervised adapters": self_supervised}
+IN_ENCODER = {"supervised adapters": SUPERVISED_RECIPES, "self-supervised adapters": DINO_RECIPES}  # how they are trained
 ON_FEATURES = {
     "centring": lambda d: Centring(),
     "pca": lambda d: PCAProjection(n_components=d // 2),
@@ -35,7 +38,7 @@ ON_FEATURES = {
 USES_LABELS = {"supervised adapters", "within-class whitening", "feature adapter"}  # of the generic images
 
 
-def parts_of(correction):
+def parts_of(correction: str) -> tuple[str | None, list[str]]:
     """(part inside the encoder or None, [parts on features]) of a name; ClipnotesError for an unknown part."""
     parts = [part.strip() for part in correction.split("+")]
     inside, outside = (parts[0], parts[1:]) if parts[0] in IN_ENCODER else (None, parts)
@@ -46,21 +49,21 @@ def parts_of(correction):
     return inside, outside
 
 
-def uses_labels(correction):
+def uses_labels(correction: str) -> bool:
     """Whether any part of a correction learns from the labels of the generic images."""
     inside, outside = parts_of(correction)
     return bool(USES_LABELS & {inside, *outside})
 
 
-def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
+def generic_adapters(clip: Clip, task: Task, kind: str, recipe: str = "pocket", progress: bool = True) -> AdaptedClip:
     """An `AdaptedClip` with adapters trained on the training images of a generic task, from the cache folder if it is there.
 
     kind: a key of `IN_ENCODER`. recipe: "pocket" or "paper". A killed training goes on where it was.
     """
-    settings = adapter_training.make_recipe(IN_ENCODER[kind].Recipe, IN_ENCODER[kind].RECIPES, recipe, {}, None)
-    key = {"format": 2, "model": clip.fingerprint, "images": task.train.fingerprint, "kind": kind, "recipe": asdict(settings)}
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    path = cache_dir() / "adapters" / f"{name}.safetensors"
+    OneOf(*IN_ENCODER[kind])(recipe, "recipe")
+    key = {"format": 3, "model": clip.fingerprint, "images": task.train.fingerprint, "kind": kind,
+           "config": asdict(IN_ENCODER[kind][recipe])}
+    path = path_in(cache_dir() / "adapters", key)
     with lock(path):
         try:
             return AdaptedClip.load(path, clip, key)
@@ -68,7 +71,7 @@ def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
             pass
         try:
             adapted = trained_adapters(clip, task, kind, recipe, path.with_suffix(".pt"), progress)
-        except adapter_training.CheckpointError:  # damaged, too
+        except CheckpointError:  # damaged, too
             path.with_suffix(".pt").unlink()
             adapted = trained_adapters(clip, task, kind, recipe, path.with_suffix(".pt"), progress)
         try:
@@ -81,12 +84,12 @@ def generic_adapters(clip, task, kind, recipe="pocket", progress=True):
         return adapted
 
 
-def trained_adapters(clip, task, kind, recipe, checkpoint, progress):
+def trained_adapters(clip: Clip, task: Task, kind: str, recipe: str, checkpoint: Path, progress: bool) -> AdaptedClip:
     """An `AdaptedClip` trained on the training images of a task, from where the checkpoint stands."""
     options = {"recipe": recipe, "checkpoint": checkpoint, "progress": progress}
     if kind == "supervised adapters":
-        return adapter_training.train_supervised(clip, task.train.images, task.train.labels, **options)
-    return self_supervised.train_dino(clip, task.train.images, **options)
+        return train_supervised(clip, task.train.images, task.train.labels, **options)
+    return train_dino(clip, task.train.images, **options)
 
 
 class EncodedSets:
@@ -96,8 +99,9 @@ class EncodedSets:
     what of the data sets is encoded. ClipnotesError: several generic sets, which only feature files can make one of.
     """
 
-    def __init__(self, clip, generic=("pocket-generic",), recipe="pocket", data_root="data", generic_shots=0, progress=True,
-                 splits=SPLITS):
+    def __init__(self, clip: Clip, generic: Sequence[str] = ("pocket-generic",), recipe: str = "pocket",
+                 data_root: str | Path = "data", generic_shots: int = 0, progress: bool = True,
+                 splits: Sequence[str] = SPLITS) -> None:
         self.clip, self.recipe, self.data_root, self.progress, self.splits = clip, recipe, data_root, progress, splits
         if len(generic) != 1:
             raise ClipnotesError(f"generic is {list(generic)}, but with a model corrections learn from one generic set: name "
@@ -106,13 +110,13 @@ class EncodedSets:
         self.name, self.logit_scale = clip.name, clip.logit_scale
         self.encoders, self.banks = {None: clip}, {}
 
-    def encoder(self, inside=None):
+    def encoder(self, inside: str | None = None) -> Clip:
         """The CLIP itself, or an `AdaptedClip` with the adapters that `inside` names."""
         if inside not in self.encoders:
             self.encoders[inside] = generic_adapters(self.clip, self.generic_task, inside, self.recipe, self.progress)
         return self.encoders[inside]
 
-    def bank(self, name, inside=None):
+    def bank(self, name: str, inside: str | None = None) -> FeatureBank:
         """The FeatureBank of a data set."""
         if (name, inside) not in self.banks:
             task = load_task(name, data_root=self.data_root)
@@ -123,7 +127,7 @@ class EncodedSets:
         """The class names of a data set in label order; nothing is encoded."""
         return load_task(name, data_root=self.data_root).classnames
 
-    def generic(self, inside=None):
+    def generic(self, inside: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(features [N, d], labels [N]) of the generic images."""
         split = self.generic_task.train
         return encode_split(self.encoder(inside), split, progress=self.progress), split.labels
@@ -135,13 +139,13 @@ class StoredSets:
     generic: names of files there whose training rows together are the generic images. logit_scale: of their model.
     """
 
-    def __init__(self, folder, generic, logit_scale=100.0):
+    def __init__(self, folder: str | Path, generic: Sequence[str], logit_scale: float = 100.0) -> None:
         self.folder, self.generic_names, self.logit_scale = Path(folder), tuple(generic), logit_scale
         self.name = f"features in {self.folder.name}"
         if not self.folder.is_dir():
             raise ClipnotesError(f"folder {folder} does not exist; give a folder of feature files, or none to use a model")
 
-    def bank(self, name, inside=None):
+    def bank(self, name: str, inside: str | None = None) -> FeatureBank:
         """The FeatureBank of a data set."""
         if inside is not None:
             raise ClipnotesError(f"{inside} change the encoder, but features from files have none; leave them out of the "
@@ -154,7 +158,7 @@ class StoredSets:
         bank = self.bank(name)
         return bank.classnames or [str(label) for label in range(bank.n_classes)]
 
-    def generic(self, inside=None):
+    def generic(self, inside: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(features [N, d], labels [N]) of the generic images, labels of different files kept apart."""
         if not self.generic_names:
             raise ClipnotesError("no generic data set is named, which every correction learns from; name files of the folder")
@@ -183,7 +187,8 @@ def check_same_classes(sets: EncodedSets | StoredSets, source: str, names: list[
                                  "set must have the same classes in the same order.")
 
 
-def corrected_banks(sets, names, corrections):
+def corrected_banks(sets: EncodedSets | StoredSets, names: Sequence[str],
+                    corrections: Sequence[str]) -> dict[str, dict[str, FeatureBank]]:
     """{data set: {"original": bank, correction: bank of the same images, ...}}; sets: where the features come from."""
     banks = {name: {"original": sets.bank(name)} for name in names}
     for correction in corrections:
@@ -197,7 +202,7 @@ def corrected_banks(sets, names, corrections):
     return banks
 
 
-def transformed(bank, corrections):
+def transformed(bank: FeatureBank, corrections: Sequence[Centring]) -> FeatureBank:
     """A FeatureBank with every split passed through fitted corrections (`methods.Whitening` and its kin) in turn."""
     for correction in corrections:
         changed = {split: replace(part, x=correction.transform(part.x)) for split, part in bank.splits.items()}

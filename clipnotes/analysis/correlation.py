@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from clipnotes.analysis.statistics import LEVEL
+from clipnotes.checks import SEED, Whole
 from clipnotes.errors import ClipnotesError
 
 
@@ -19,7 +22,8 @@ class Correlation:
     n_groups: int
 
 
-def correlation(overlap_reduction, gain, groups, draws=2000, level=0.95, seed=0):
+def correlation(overlap_reduction: Any, gain: Any, groups: Any, draws: int = 2000, level: float = 0.95,
+                seed: int = 0) -> Correlation:
     """Correlation of two changes over rows such as (data set, shots, seed), as a `Correlation`.
 
     overlap_reduction: [n], original minus corrected. gain: [n], accuracy corrected minus original; so the correlation is
@@ -28,6 +32,7 @@ def correlation(overlap_reduction, gain, groups, draws=2000, level=0.95, seed=0)
     `level`). Draws in which either is constant have no correlation and are left out.
     Raises ClipnotesError for lengths that differ, NaN, fewer than three data sets and changes that are constant.
     """
+    Whole(1)(draws, "draws"), LEVEL(level, "level"), SEED(seed, "seed")
     x, y, groups = (np.asarray(values) for values in (overlap_reduction, gain, groups))
     if not x.shape == y.shape == groups.shape or x.ndim != 1:
         raise ClipnotesError(f"{x.shape} overlap reductions, {y.shape} gains and {groups.shape} groups do not fit; "
@@ -53,11 +58,12 @@ def correlation(overlap_reduction, gain, groups, draws=2000, level=0.95, seed=0)
     return Correlation(pearson(x, y), intervals[0], spearman(x, y), intervals[1], len(x), len(names))
 
 
-def pearson(x, y):
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """As scipy.stats.pearsonr, without its p-value, 2,000 of which nobody would read."""
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def spearman(x, y):
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson's r of the ranks; ties share their mean rank."""
     from scipy.stats import rankdata
 

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import class_labels, feature_matrix
+from clipnotes.analysis.statistics import LEVEL
+from clipnotes.checks import SEED, Whole, class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
 
 
@@ -27,11 +29,12 @@ class Overlap:
     n: int
 
     @property
-    def centres(self):
+    def centres(self) -> np.ndarray:
         return (self.edges[1:] + self.edges[:-1]) / 2
 
 
-def overlap(x, y, bins=200, max_images=2500, draws=1000, level=0.95, seed=0):
+def overlap(x: Any, y: Any, bins: int = 200, max_images: int = 2500, draws: int = 1000, level: float = 0.95,
+            seed: int = 0) -> Overlap:
     """Overlap of paired (same class) and unpaired (different class) cosines among features [N, d] with labels [N].
 
     Every pair of different rows counts once. Of more than `max_images` rows a random subset is used, so that the
@@ -39,16 +42,19 @@ def overlap(x, y, bins=200, max_images=2500, draws=1000, level=0.95, seed=0):
     resamples of the rows (see `resampled_areas`).
     Raises ClipnotesError for NaN, for shapes that do not fit and where one kind of pair does not occur.
     """
+    check_settings(bins, max_images, draws, level, seed)
     x, y = checked(x, y, seed, max_images)
     paired, unpaired = image_histograms(x, y, x, y, bins, same_set=True)  # [N, bins] each
     return summarise(paired, unpaired, draws, level, seed, same_set=True)
 
 
-def cross_overlap(x, y, other_x, other_y, bins=200, max_images=2500, draws=1000, level=0.95, seed=0):
+def cross_overlap(x: Any, y: Any, other_x: Any, other_y: Any, bins: int = 200, max_images: int = 2500, draws: int = 1000,
+                  level: float = 0.95, seed: int = 0) -> Overlap:
     """The same between two sets, such as images [N, d] and class texts [M, d]: every row with every row of the other.
 
     The interval resamples the rows of the first set.
     """
+    check_settings(bins, max_images, draws, level, seed)
     x, y = checked(x, y, seed, max_images)
     other_x, other_y = checked(other_x, other_y, seed, max_images)
     if x.shape[1] != other_x.shape[1]:
@@ -58,7 +64,13 @@ def cross_overlap(x, y, other_x, other_y, bins=200, max_images=2500, draws=1000,
     return summarise(paired, unpaired, draws, level, seed, same_set=False)
 
 
-def checked(x, y, seed, max_images):
+def check_settings(bins: int, max_images: int, draws: int, level: float, seed: int) -> None:
+    """ClipnotesError for a setting out of range; a standard deviation needs two draws."""
+    Whole(1)(bins, "bins"), Whole(2)(max_images, "max_images"), Whole(2)(draws, "draws")
+    LEVEL(level, "level"), SEED(seed, "seed")
+
+
+def checked(x: Any, y: Any, seed: int, max_images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Unit features and labels, at most `max_images` random rows of them."""
     x = feature_matrix(x, "x", views=False).float()
     y = class_labels(y, "y", len(x))
@@ -68,7 +80,8 @@ def checked(x, y, seed, max_images):
     return F.normalize(x, dim=1), y
 
 
-def image_histograms(x, y, other_x, other_y, bins, same_set, rows_at_once=256):
+def image_histograms(x: torch.Tensor, y: torch.Tensor, other_x: torch.Tensor, other_y: torch.Tensor, bins: int, same_set: bool,
+                     rows_at_once: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """How many cosines of every row fall into every bin: paired and unpaired counts, float64 [N, bins] each."""
     paired, unpaired = np.zeros((len(x), bins)), np.zeros((len(x), bins))
     for start in range(0, len(x), rows_at_once):
@@ -85,7 +98,7 @@ def image_histograms(x, y, other_x, other_y, bins, same_set, rows_at_once=256):
     return paired, unpaired
 
 
-def summarise(paired, unpaired, draws, level, seed, same_set):
+def summarise(paired: np.ndarray, unpaired: np.ndarray, draws: int, level: float, seed: int, same_set: bool) -> Overlap:
     """An `Overlap` from the counts of every row."""
     from scipy.stats import norm
 
@@ -101,7 +114,7 @@ def summarise(paired, unpaired, draws, level, seed, same_set):
     return Overlap(area, p, q, np.linspace(-1, 1, len(p) + 1), interval, len(paired))
 
 
-def resampled_areas(paired, unpaired, draws, seed, same_set):
+def resampled_areas(paired: np.ndarray, unpaired: np.ndarray, draws: int, seed: int, same_set: bool) -> np.ndarray:
     """Areas under `draws` bootstrap resamples of rows, float64 [draws].
 
     With h_i the histogram of row i, drawing the rows w_i times gives sum_i w_i h_i between two sets. Within one set both

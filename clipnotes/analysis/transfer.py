@@ -1,14 +1,19 @@
 """How well a CLIP transfers: zero-shot and with a few labelled images, data set by data set."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import torch.nn.functional as F
 
-from clipnotes.data import encode_task, load_task
+from clipnotes.backbone.clip import Clip
+from clipnotes.data import FeatureBank, encode_task, load_task
 from clipnotes.methods import TipAdapter, ZeroShot
 
 
-def linear_probe_accuracy(bank, shots, seed):
+def linear_probe_accuracy(bank: FeatureBank, shots: int, seed: int) -> float:
     """Test accuracy in [0, 1] of a logistic regression on `shots` unit features a class, C chosen on validation data."""
     from sklearn.linear_model import LogisticRegression
 
@@ -18,14 +23,14 @@ def linear_probe_accuracy(bank, shots, seed):
     return max(models, key=lambda model: model.score(val_x, few.val.y)).score(test_x, few.test.y)
 
 
-def tip_adapter_accuracy(bank, shots, seed, logit_scale):
+def tip_adapter_accuracy(bank: FeatureBank, shots: int, seed: int, logit_scale: float) -> float:
     """Test accuracy in [0, 1] of Tip-Adapter on `shots` features a class, alpha and beta chosen on validation data."""
     few = bank.few_shot(shots, seed)
     tip = TipAdapter(logit_scale=logit_scale).fit(few.train.x, few.train.y, few.text).search(few.val.x, few.val.y)
     return tip.score(few.test.x, few.test.y)
 
 
-def nearest_mean_accuracy(bank):
+def nearest_mean_accuracy(bank: FeatureBank) -> float:
     """Test accuracy in [0, 1] of the nearest class mean of the bank's training features: no text, nothing to choose."""
     x = bank.train.unit()
     sums = x.new_zeros(bank.n_classes, bank.dim).index_add_(0, bank.train.y, x)
@@ -33,13 +38,12 @@ def nearest_mean_accuracy(bank):
     return ((bank.test.unit() @ means.T).argmax(1) == bank.test.y).double().mean().item()
 
 
-def transfer_table(clip, datasets, shots=16, seeds=(1, 2, 3), data_root="data"):
+def transfer_table(clip: Clip, datasets: Sequence[str], shots: int = 16, seeds: Sequence[int] = (1, 2, 3),
+                   data_root: str | Path = "data") -> pd.DataFrame:
     """A DataFrame with one row a data set: test accuracy (%) by chance, zero-shot, and with `shots` images a class.
 
     The two few-shot methods, a linear probe and Tip-Adapter, are followed by their standard deviation over the draws.
     """
-    import pandas as pd
-
     rows = []
     for name in datasets:
         bank = encode_task(clip, load_task(name, data_root=data_root))

@@ -6,6 +6,7 @@ are the field's standard forms.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,11 @@ class FeatureVariance:
     per_dimension: np.ndarray
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         return self.total / len(self.per_dimension)
 
 
-def feature_variance(x):
+def feature_variance(x: Any) -> FeatureVariance:
     """`FeatureVariance` of features [N, d] (or views [V, N, d]), made unit first; divided by N, not N - 1.
 
     Raises ClipnotesError for NaN, shapes that do not fit and fewer than two rows.
@@ -37,7 +38,7 @@ def feature_variance(x):
     return FeatureVariance(float(per_dimension.sum()), per_dimension)
 
 
-def effective_rank(x):
+def effective_rank(x: Any) -> float:
     """exp(H) in 1 .. d, H the entropy of the covariance eigenvalues of unit features [N, d], scaled to sum 1.
 
     It counts the directions that the features spread over: k for equal variance in k directions and none in others.
@@ -53,7 +54,7 @@ def effective_rank(x):
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def proxy_a_distance(x, other, folds=5, seed=0):
+def proxy_a_distance(x: Any, other: Any, folds: int = 5, seed: int = 0) -> float:
     """2 (1 - 2 err), err the error of a linear classifier that tells unit features [N, d] from others [M, d].
 
     0: not to be told apart, 2: never confused (Ben-David et al. 2007). The classifier is a logistic regression on
@@ -83,7 +84,7 @@ def proxy_a_distance(x, other, folds=5, seed=0):
     return float(max(0.0, 2 * (1 - 2 * error)))
 
 
-def several_rows(x, name):
+def several_rows(x: Any, name: str) -> np.ndarray:
     """Unit features as a float64 array [N, d], N at least 2."""
     x = unit_features(x, name).double().numpy()
     if len(x) < 2:

@@ -8,8 +8,9 @@ import hashlib
 import math
 import os
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,17 @@ from torch import nn
 from clipnotes.backbone.adapters import Adapters, attach
 from clipnotes.backbone.pictures import ImageReader, pixel_statistics
 from clipnotes.checked_files import Damaged, read_state, write_state
-from clipnotes.checks import class_labels
+from clipnotes.checks import FLAG, SEED, Number, Whole, check_all, class_labels
 from clipnotes.errors import ClipnotesError, in_words
+from clipnotes.seeding import generator
+
+# Of what every training of adapters has.
+RULES = {"epochs": Whole(1), "batch_size": Whole(1), "lr": Number(0), "weight_decay": Number(0), "width": Whole(1),
+         "scale": Number(0, above=True), "seed": SEED}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SupervisedConfig:
     """The authors' settings but for the pixels: AdamW, constant rate, torch's other defaults, no augmentation.
 
     width, scale: of new adapters. normalise: whether pixels get CLIP's mean and standard deviation, as they do wherever
@@ -39,9 +45,14 @@ class Recipe:
     scale: float = 0.03
     seed: int = 0
 
+    rules: ClassVar = RULES | {"normalise": FLAG}
 
-# What differs from the defaults of `Recipe`; "pocket" was chosen for the pocket backbones, on validation splits.
-RECIPES = {"paper": {"normalise": False}, "pocket": {"scale": 0.1, "lr": 1e-3, "epochs": 8}}
+    def __post_init__(self) -> None:
+        check_all(self.rules, self)
+
+
+# "pocket" was chosen for the pocket backbones, on validation splits.
+SUPERVISED_RECIPES = {"paper": SupervisedConfig(normalise=False), "pocket": SupervisedConfig(scale=0.1, lr=1e-3, epochs=8)}
 
 
 def train_supervised(clip, images, labels, adapters=None, recipe=None, checkpoint=None, save_every=50, workers=0,
@@ -51,23 +62,23 @@ def train_supervised(clip, images, labels, adapters=None, recipe=None, checkpoin
     A linear head on the raw corrected features [N, d] is trained along with softmax cross entropy and thrown away. Only
     adapters and head learn; the encoder stays frozen, its batch norms in evaluation mode.
     images: of any kind that `Clip.encode_images` takes. labels: int [N], from 0. adapters: `Adapters` to start from,
-    trained in place; default: new ones. recipe: "paper" or "pocket" (`RECIPES`); default: that of `Recipe`. options:
-    fields of `Recipe`, which go before the recipe's. Each epoch leaves out the last incomplete batch, as the authors
-    do, unless there is no other.
+    trained in place; default: new ones. recipe: "paper" or "pocket" (`SUPERVISED_RECIPES`); default: the defaults of
+    `SupervisedConfig`. options: its fields, which go before the recipe's. Each epoch leaves out the last incomplete batch, as
+    the authors do, unless there is no other.
     checkpoint: file that keeps the state every `save_every` steps; a killed run goes on from it to the same weights.
     The result's `trained` has the recipe, which `save` keeps, its `losses` one number a step.
 
     Raises ClipnotesError for labels that do not fit, bad options, a checkpoint of another training, and divergence.
     """
-    recipe = make_recipe(Recipe, RECIPES, recipe, options, adapters)
+    config = configured(SupervisedConfig(), SUPERVISED_RECIPES, recipe, options, adapters)
     labels = class_labels(labels, "labels", len(images), of="images").cpu()
-    adapters = adapters or Adapters(clip.model.visual, width=recipe.width, scale=recipe.scale)
+    adapters = adapters or Adapters(clip.model.visual, width=config.width, scale=config.scale)
     adapted = attach(clip, adapters)
     with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(config.seed)
         head = nn.Linear(clip.dim, int(labels.max()) + 1).to(clip.device)
         learning = [*adapted.adapters.parameters(), *head.parameters()]
-        optimizer = torch.optim.AdamW(learning, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.AdamW(learning, lr=config.lr, weight_decay=config.weight_decay)
 
         def step(number, batch, target):
             loss = F.cross_entropy(head(adapted.forward(batch)), target.to(clip.device))
@@ -76,15 +87,15 @@ def train_supervised(clip, images, labels, adapters=None, recipe=None, checkpoin
             optimizer.step()
             return loss
 
-        data = LabelledImages(ImageReader(images, training_preprocess(clip, recipe.normalise)), labels)
-        identity = {"recipe": asdict(recipe), "adapters": adapted.adapters.recipe, "start": adapted.fingerprint,
+        data = LabelledImages(ImageReader(images, training_preprocess(clip, config.normalise)), labels)
+        identity = {"config": asdict(config), "adapters": adapted.adapters.settings, "start": adapted.fingerprint,
                     "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()}
         state = Checkpoint(checkpoint, save_every, identity,
                            {"adapters": adapted.adapters, "head": head, "optimizer": optimizer})
         adapted.adapters.train()
-        adapted.losses = run_steps(step, data, batch_order(recipe, len(labels)), state, recipe, clip.name, workers, progress)
+        adapted.losses = run_steps(step, data, batch_order(config, len(labels)), state, config, clip.name, workers, progress)
     adapted.adapters.eval()
-    adapted.trained = {"method": "supervised", **asdict(recipe), "images": len(labels), "classes": head.out_features}
+    adapted.trained = {"method": "supervised", **asdict(config), "images": len(labels), "classes": head.out_features}
     return adapted
 
 
@@ -109,35 +120,25 @@ def training_preprocess(clip, normalise):
 # --- what every training of adapters shares -----------------------------------------------------------------------
 
 
-def make_recipe(kind, named, name, options, adapters):
-    """A recipe of the dataclass `kind`: its defaults, changed by the named recipe, changed by the options."""
-    known = kind.__dataclass_fields__
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ClipnotesError(f"unknown option {unknown[0]!r} of the training; choose from {', '.join(known)}")
-    if name is not None and name not in named:
-        raise ClipnotesError(f"unknown recipe {name!r}; choose from {', '.join(named)}, or None for the defaults")
-    if adapters is not None:
-        made = {field: adapters.recipe[field] for field in ("width", "scale")}
-        if set(made) & set(options):
-            raise ClipnotesError("width and scale are options of new adapters, but adapters that are already made were given; "
-                                 "give one or the other")
-        options = options | made
-    recipe = kind(**named.get(name, {}) | options)
-    for field, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0)):
-        if getattr(recipe, field) < least:
-            raise ClipnotesError(f"{field} = {getattr(recipe, field)} is out of range; give {least} or more")
-    return recipe
+def configured(default: Any, recipes: dict[str, Any], recipe: str | None, options: dict, adapters: Adapters | None) -> Any:
+    """A config of the kind of `default`: that or the named recipe, changed by options, of the form of adapters given."""
+    if recipe is not None and recipe not in recipes:
+        raise ClipnotesError(f"unknown recipe {recipe!r}; choose from {', '.join(recipes)}, or None for the defaults")
+    made = {} if adapters is None else {name: adapters.settings[name] for name in ("width", "scale")}
+    if set(made) & set(options):
+        raise ClipnotesError("width and scale are options of new adapters, but adapters that are already made were given; "
+                             "give one or the other")
+    return replace(default if recipe is None else recipes[recipe], **options | made)
 
 
-def batch_order(recipe, n):
+def batch_order(config, n):
     """The rows of every step of the training, as lists of ints."""
-    generator, size = torch.Generator().manual_seed(recipe.seed), min(recipe.batch_size, n)
-    orders = [torch.randperm(n, generator=generator)[:n - n % size] for _ in range(recipe.epochs)]
+    random, size = generator(config.seed), min(config.batch_size, n)
+    orders = [torch.randperm(n, generator=random)[:n - n % size] for _ in range(config.epochs)]
     return [rows.tolist() for order in orders for rows in order.split(size)]
 
 
-def run_steps(step, data, batches, state, recipe, name, workers, progress):
+def run_steps(step, data, batches, state, config, name, workers, progress):
     """Call loss = step(number, *batch) for every list of rows in `batches`, from where the checkpoint stands.
 
     Returns the losses of all steps, one float each. Raises ClipnotesError where one is not finite.
@@ -148,10 +149,10 @@ def run_steps(step, data, batches, state, recipe, name, workers, progress):
     loader = torch.utils.data.DataLoader(data, batch_sampler=batches[len(losses):], num_workers=workers)
     bar = progress_bar(total=len(batches), initial=len(losses), desc=f"training adapters of {name}", disable=not progress)
     for batch in loader:
-        torch.manual_seed(recipe.seed + 1 + len(losses))  # dropout is a function of (seed, step): resumed runs agree
+        torch.manual_seed(config.seed + 1 + len(losses))  # dropout is a function of (seed, step): resumed runs agree
         losses.append(step(len(losses), *batch).item())
         if not math.isfinite(losses[-1]):
-            raise ClipnotesError(f"the loss became {losses[-1]} at step {len(losses)} with lr = {recipe.lr}; lower it")
+            raise ClipnotesError(f"the loss became {losses[-1]} at step {len(losses)} with lr = {config.lr}; lower it")
         bar.update()
         bar.set_postfix(loss=f"{losses[-1]:.3f}")
         if len(losses) % state.every == 0 or len(losses) == len(batches):

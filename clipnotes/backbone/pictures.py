@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from clipnotes.errors import ClipnotesError, shown
+from clipnotes.seeding import fixed_random
 
 ORIENTATION = 0x0112  # the EXIF tag
 READING = "as one sees it, 1"  # for the keys of caches: a change of how files are read makes all older features foreign
@@ -63,8 +64,7 @@ class RandomViews(ImageReader):
         self.entropy = entropy
 
     def __getitem__(self, index):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([*self.entropy, index]).generate_state(1)[0]))
+        with fixed_random(*self.entropy, index):
             return super().__getitem__(index)
 
 

@@ -10,23 +10,26 @@ import copy
 import math
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipnotes.backbone.adapter_training import Checkpoint, batch_order, make_recipe, run_steps
+from clipnotes.backbone.adapter_training import RULES, Checkpoint, batch_order, configured, run_steps
 from clipnotes.backbone.adapters import AdaptedClip, Adapters, attach, encoder_form
 from clipnotes.backbone.pictures import ImageReader, pixel_statistics
+from clipnotes.checks import FLAG, Number, OneOf, Several, Whole, check_all
 from clipnotes.errors import ClipnotesError
+from clipnotes.seeding import fixed_random
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The authors' settings for ViT-B/16, but for the two that `RECIPES["paper"]` names.
+class DinoConfig:
+    """The authors' settings for ViT-B/16, but for the two that `DINO_RECIPES["paper"]` names.
 
     lr: peak at a batch of 256; it is scaled by batch_size / 256, rises linearly for `warmup_epochs` and falls on a
     cosine to min_lr. weight_decay rises on a cosine to final_weight_decay, momentum (of the teacher) to 1; the teacher's
@@ -69,15 +72,27 @@ class Recipe:
     scale: float = 0.1
     seed: int = 0
 
+    rules: ClassVar = RULES | {
+        "min_lr": Number(0), "warmup_epochs": Number(0), "final_weight_decay": Number(0), "clip_norm": Number(0, above=True),
+        "momentum": Number(0, 1), "student_temperature": Number(0, above=True), "temperature_epochs": Number(0),
+        "teacher_temperatures": Several(Number(0, above=True), 2), "centre_momentum": Number(0, 1), "out_dim": Whole(1),
+        "hidden": Whole(1), "bottleneck": Whole(1), "train_head": FLAG, "local_crops": Whole(0), "local_size": Whole(1),
+        "global_scale": Several(Number(0, 1), 2), "local_scale": Several(Number(0, 1), 2), "flip": Number(0, 1),
+        "jitter": Several(Number(0), 4), "grey": Number(0, 1), "blur": Several(Number(0, 1), 3), "solarise": Number(0, 1),
+        "statistics": OneOf("clip", "imagenet")}
 
-# What differs from the defaults of `Recipe`. "pocket": the best of twelve settings on validation splits, none of which
-# lowered the overlap; a smaller head, fewer crops, and no augmentation that makes one drawn class look like another.
-RECIPES = {
-    "paper": {"train_head": False, "statistics": "imagenet"},
-    "pocket": {"epochs": 1, "batch_size": 32, "lr": 0.024, "warmup_epochs": 0.1, "momentum": 0.95, "temperature_epochs": 0.3,
-               "out_dim": 1024, "hidden": 512, "bottleneck": 64, "local_crops": 2, "local_size": 32,
-               "global_scale": (0.5, 1.0), "local_scale": (0.15, 0.5), "flip": 0.0, "jitter": (0.4, 0.4, 0.2, 0.0),
-               "grey": 0.0, "blur": (0.0, 0.0, 0.0), "solarise": 0.0, "scale": 0.3},
+    def __post_init__(self) -> None:
+        check_all(self.rules, self)
+
+
+# "pocket": the best of twelve settings on validation splits, none of which lowered the overlap; a smaller head, fewer crops,
+# and no augmentation that makes one drawn class look like another.
+DINO_RECIPES = {
+    "paper": DinoConfig(train_head=False, statistics="imagenet"),
+    "pocket": DinoConfig(epochs=1, batch_size=32, lr=0.024, warmup_epochs=0.1, momentum=0.95, temperature_epochs=0.3,
+                         out_dim=1024, hidden=512, bottleneck=64, local_crops=2, local_size=32, global_scale=(0.5, 1.0),
+                         local_scale=(0.15, 0.5), flip=0.0, jitter=(0.4, 0.4, 0.2, 0.0), grey=0.0, blur=(0.0, 0.0, 0.0),
+                         solarise=0.0, scale=0.3),
 }
 
 
@@ -85,24 +100,24 @@ def train_dino(clip, images, adapters=None, recipe=None, checkpoint=None, save_e
     """Train adapters on images without labels; returns the `AdaptedClip` of the teacher's adapters after the last step.
 
     images: of any kind that `Clip.encode_images` takes. adapters: `Adapters` to start from; default: new ones.
-    recipe: "paper" or "pocket" (`RECIPES`); default: that of `Recipe`. options: fields of `Recipe`, which go before the
-    recipe's. Dropout is off, as in the authors' code. Each epoch leaves out the last incomplete batch.
+    recipe: "paper" or "pocket" (`DINO_RECIPES`); default: the defaults of `DinoConfig`. options: its fields, which go before
+    the recipe's. Dropout is off, as in the authors' code. Each epoch leaves out the last incomplete batch.
     checkpoint: file that keeps the state every `save_every` steps; a killed run goes on from it to the same weights.
     The result's `trained` has the recipe, which `save` keeps, its `losses` one number a step.
 
     Raises ClipnotesError for bad options, a checkpoint of another training, and divergence.
     """
-    recipe = make_recipe(Recipe, RECIPES, recipe, options, adapters)
-    check_recipe(recipe, clip, len(images))
-    student = attach(clip, adapters or Adapters(clip.model.visual, width=recipe.width, scale=recipe.scale))
+    config = configured(DinoConfig(), DINO_RECIPES, recipe, options, adapters)
+    check_fit(config, clip, len(images))
+    student = attach(clip, adapters or Adapters(clip.model.visual, width=config.width, scale=config.scale))
     teacher = attach(clip, copy.deepcopy(student.adapters).requires_grad_(False))
-    batches = batch_order(recipe, len(images))
-    plan = schedules(recipe, len(batches))
+    batches = batch_order(config, len(images))
+    plan = schedules(config, len(batches))
     with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        head = Head(clip.dim, recipe).requires_grad_(recipe.train_head).to(clip.device)
+        torch.manual_seed(config.seed)
+        head = Head(clip.dim, config).requires_grad_(config.train_head).to(clip.device)
         teacher_head = copy.deepcopy(head).requires_grad_(False)
-        criterion = DinoLoss(recipe).to(clip.device)
+        criterion = DinoLoss(config).to(clip.device)
         pairs = [*zip(teacher.adapters.parameters(), student.adapters.parameters(), strict=True),
                  *zip(teacher_head.parameters(), head.parameters(), strict=True)]
         learning = [p for _, p in pairs if p.requires_grad]
@@ -119,51 +134,46 @@ def train_dino(clip, images, adapters=None, recipe=None, checkpoint=None, save_e
             optimizer.zero_grad()
             loss.backward()
             for parameter in learning:
-                nn.utils.clip_grad_norm_(parameter, recipe.clip_norm)
+                nn.utils.clip_grad_norm_(parameter, config.clip_norm)
             optimizer.step()
             with torch.no_grad():
                 for slow, fast in pairs:
                     slow.lerp_(fast, 1 - now["momentum"])
             return loss
 
-        identity = {"recipe": asdict(recipe), "adapters": student.adapters.recipe, "start": student.fingerprint,
+        identity = {"config": asdict(config), "adapters": student.adapters.settings, "start": student.fingerprint,
                     "images": len(images)}
         state = Checkpoint(checkpoint, save_every, identity,
                            {"student": student.adapters, "teacher": teacher.adapters, "head": head,
                             "teacher_head": teacher_head, "criterion": criterion, "optimizer": optimizer})
         order = [[(number, row) for row in rows] for number, rows in enumerate(batches)]
-        data = CroppedImages(images, clip, recipe)
-        teacher.losses = run_steps(step, data, order, state, recipe, clip.name, workers, progress)
+        data = CroppedImages(images, clip, config)
+        teacher.losses = run_steps(step, data, order, state, config, clip.name, workers, progress)
     teacher.adapters.requires_grad_(True)
-    teacher.trained = {"method": "dino", **asdict(recipe), "images": len(images)}
+    teacher.trained = {"method": "dino", **asdict(config), "images": len(images)}
     return teacher
 
 
-def check_recipe(recipe, clip, n_images):
+def check_fit(config, clip, n_images):
     grid, _ = position_grid(clip.model.visual)
     stride = clip.image_size // grid
     if not n_images:
         raise ClipnotesError("no images to train on; give at least one")
-    if recipe.statistics not in ("clip", "imagenet"):
-        raise ClipnotesError(f"statistics = {recipe.statistics!r} are unknown; choose 'clip' or 'imagenet'")
-    if recipe.local_size < stride or recipe.local_size % stride:
-        raise ClipnotesError(f"local_size = {recipe.local_size} does not fit {clip.name}, which sees an image in steps of "
+    if config.local_size < stride or config.local_size % stride:
+        raise ClipnotesError(f"local_size = {config.local_size} does not fit {clip.name}, which sees an image in steps of "
                              f"{stride} pixels; give a multiple of {stride}")
-    for name, least, most in (("local_crops", 0, math.inf), ("momentum", 0, 1), ("centre_momentum", 0, 1)):
-        if not least <= getattr(recipe, name) <= most:
-            raise ClipnotesError(f"{name} = {getattr(recipe, name)} is out of range; give {least} to {most}")
 
 
-def schedules(recipe, n_steps):
+def schedules(config, n_steps):
     """What changes from step to step: name -> float64 [n_steps]."""
-    steps_per_epoch = n_steps // recipe.epochs
-    peak = recipe.lr * recipe.batch_size / 256
-    rise = np.linspace(0, peak, round(recipe.warmup_epochs * steps_per_epoch))
-    warm = np.linspace(*recipe.teacher_temperatures, round(recipe.temperature_epochs * steps_per_epoch))
-    return {"lr": np.append(rise, cosine(peak, recipe.min_lr, n_steps - len(rise)))[:n_steps],
-            "weight_decay": cosine(recipe.weight_decay, recipe.final_weight_decay, n_steps),
-            "momentum": cosine(recipe.momentum, 1.0, n_steps),
-            "temperature": np.append(warm, np.full(n_steps, recipe.teacher_temperatures[1]))[:n_steps]}
+    steps_per_epoch = n_steps // config.epochs
+    peak = config.lr * config.batch_size / 256
+    rise = np.linspace(0, peak, round(config.warmup_epochs * steps_per_epoch))
+    warm = np.linspace(*config.teacher_temperatures, round(config.temperature_epochs * steps_per_epoch))
+    return {"lr": np.append(rise, cosine(peak, config.min_lr, n_steps - len(rise)))[:n_steps],
+            "weight_decay": cosine(config.weight_decay, config.final_weight_decay, n_steps),
+            "momentum": cosine(config.momentum, 1.0, n_steps),
+            "temperature": np.append(warm, np.full(n_steps, config.teacher_temperatures[1]))[:n_steps]}
 
 
 def cosine(first, last, n):
@@ -174,14 +184,14 @@ def cosine(first, last, n):
 class Head(nn.Module):
     """Raw features [N, d] -> cosines with K prototypes [N, K]: three layers with GELU, unit norm, unit prototypes."""
 
-    def __init__(self, dim, recipe):
+    def __init__(self, dim, config):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(dim, recipe.hidden), nn.GELU(), nn.Linear(recipe.hidden, recipe.hidden),
-                                    nn.GELU(), nn.Linear(recipe.hidden, recipe.bottleneck))
+        self.layers = nn.Sequential(nn.Linear(dim, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden),
+                                    nn.GELU(), nn.Linear(config.hidden, config.bottleneck))
         for layer in self.layers[::2]:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        self.prototypes = nn.Linear(recipe.bottleneck, recipe.out_dim, bias=False)
+        self.prototypes = nn.Linear(config.bottleneck, config.out_dim, bias=False)
 
     def forward(self, features):
         unit_prototypes = F.normalize(self.prototypes.weight, dim=1)  # weight norm with all gains fixed at 1
@@ -196,11 +206,11 @@ class DinoLoss(nn.Module):
     outputs, keeps one prototype from taking all; it is updated after use.
     """
 
-    def __init__(self, recipe):
+    def __init__(self, config):
         super().__init__()
-        self.temperature, self.momentum = recipe.student_temperature, recipe.centre_momentum
-        self.n_crops = 2 + recipe.local_crops
-        self.register_buffer("centre", torch.zeros(recipe.out_dim))
+        self.temperature, self.momentum = config.student_temperature, config.centre_momentum
+        self.n_crops = 2 + config.local_crops
+        self.register_buffer("centre", torch.zeros(config.out_dim))
 
     def forward(self, student, teacher, teacher_temperature):
         """Loss from the student's outputs [V B, K] on V crops and the teacher's [2 B, K] on the first two of them."""
@@ -217,25 +227,24 @@ class DinoLoss(nn.Module):
 class CroppedImages(torch.utils.data.Dataset):
     """Images by (step, row) as lists of augmented crops, which are a function of (seed, step, row) alone."""
 
-    def __init__(self, images, clip, recipe):
+    def __init__(self, images, clip, config):
         from torchvision.transforms import v2
 
-        large = crop_transform(clip, recipe, clip.image_size, recipe.global_scale, recipe.blur[0], 0.0)
-        other = crop_transform(clip, recipe, clip.image_size, recipe.global_scale, recipe.blur[1], recipe.solarise)
-        local = crop_transform(clip, recipe, recipe.local_size, recipe.local_scale, recipe.blur[2], 0.0)
-        transforms = [large, other, *[local] * recipe.local_crops]
+        large = crop_transform(clip, config, clip.image_size, config.global_scale, config.blur[0], 0.0)
+        other = crop_transform(clip, config, clip.image_size, config.global_scale, config.blur[1], config.solarise)
+        local = crop_transform(clip, config, config.local_size, config.local_scale, config.blur[2], 0.0)
+        transforms = [large, other, *[local] * config.local_crops]
         tensor = v2.PILToTensor()
         self.reader = ImageReader(images, lambda image: [transform(tensor(image)) for transform in transforms])
-        self.seed = recipe.seed
+        self.seed = config.seed
 
     def __getitem__(self, index):
         number, row = index
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, number, row]).generate_state(1)[0]))
+        with fixed_random(self.seed, number, row):
             return self.reader[row]
 
 
-def crop_transform(clip, recipe, size, scale, blur, solarise):
+def crop_transform(clip, config, size, scale, blur, solarise):
     """uint8 image [3, H, W] -> normalised crop [3, size, size].
 
     The authors blur with a standard deviation of up to 2 pixels of 224; here it goes with the encoder's image size.
@@ -244,13 +253,13 @@ def crop_transform(clip, recipe, size, scale, blur, solarise):
 
     sigma = 2 * clip.image_size / 224
     mean, std = IMAGENET
-    if recipe.statistics == "clip":
+    if config.statistics == "clip":
         mean, std = pixel_statistics(clip, "statistics='clip'", "choose 'imagenet'")
     return v2.Compose([
         v2.RandomResizedCrop(size, scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
-        v2.RandomHorizontalFlip(recipe.flip),
-        v2.RandomApply([v2.ColorJitter(*recipe.jitter)], 0.8),
-        v2.RandomGrayscale(recipe.grey),
+        v2.RandomHorizontalFlip(config.flip),
+        v2.RandomApply([v2.ColorJitter(*config.jitter)], 0.8),
+        v2.RandomGrayscale(config.grey),
         v2.RandomApply([v2.GaussianBlur(2 * math.ceil(3 * sigma) + 1, (sigma / 20, sigma))], blur),
         v2.RandomSolarize(128, solarise),
         v2.ToDtype(torch.float32, scale=True),
