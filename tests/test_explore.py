@@ -17,8 +17,8 @@ from clipnotes.lab.explore import MOST, explore, explorer_content, explorer_html
 def shown(monkeypatch):
     """The bundles that were displayed."""
     bundles = []
-    monkeypatch.setattr("clipnotes.lab.show.get_ipython", lambda: True)
-    monkeypatch.setattr("clipnotes.lab.show.display", lambda bundle, raw, metadata: bundles.append((bundle, metadata)))
+    monkeypatch.setattr("clipnotes.lab.display.get_ipython", lambda: True)
+    monkeypatch.setattr("clipnotes.lab.display.display", lambda bundle, raw, metadata: bundles.append((bundle, metadata)))
     return bundles
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from clipnotes import lab
 from clipnotes.lab import diagrams
+from clipnotes.lab.display import show_table
 from clipnotes.lab.figures import save_figure
 from clipnotes.lab.plots import image_grid, ranked_dots
-from clipnotes.lab.show import show_table
 from clipnotes.series.notebooks import series
 
 ODD = [r"$\frac{", "$5", "$5 to $10", r"a\b", "{", "x^2", "a_b", "50 %", "#1", "<b>&", r"\$", "$$", "日本"]
@@ -66,8 +66,8 @@ def test_diagrams_hold_no_formula(tmp_path):
 
 def test_a_table_of_odd_names_is_no_formula_either(monkeypatch):
     shown = []
-    monkeypatch.setattr("clipnotes.lab.show.get_ipython", lambda: object())
-    monkeypatch.setattr("clipnotes.lab.show.display", lambda bundle, **_: shown.append(bundle["text/html"]))
+    monkeypatch.setattr("clipnotes.lab.display.get_ipython", lambda: object())
+    monkeypatch.setattr("clipnotes.lab.display.display", lambda bundle, **_: shown.append(bundle["text/html"]))
     show_table(pd.DataFrame({"$5 <i>": ODD}))
     assert 'class="tex2jax_ignore' in shown[0] and "$5 &lt;i&gt;" in shown[0] and "<b>&" not in shown[0]
 

@@ -6,7 +6,7 @@ _HOMES = {
     "start": "run",
     "Run": "run",
     "exercise": "exercises",
-    "check": "selfcheck",
+    "check": "display",
     "PALETTE": "figures",
     "use_style": "figures",
 }

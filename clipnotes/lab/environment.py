@@ -9,17 +9,9 @@ import sys
 import pandas as pd
 
 from clipnotes.backbone.clip import POCKET
+from clipnotes.lab.provenance import LIBRARIES
 
-LIBRARIES = [
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "papermill",
-    "jupyterlab",
-    "matplotlib",
-    "pandas",
-    "scikit-learn",
-]
+TOOLS = ["papermill", "jupyterlab"]
 
 
 def environment_check():
@@ -38,7 +30,7 @@ def environment_check():
             "install a newer Python",
         )
     ]
-    for library in LIBRARIES:
+    for library in [*LIBRARIES, *TOOLS]:
         try:
             version = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from clipnotes.lab.show import show
+from clipnotes.lab.display import show
 
 
 def exercise(number: str, answer: Any, check: Callable[[Any], str | None]) -> None:

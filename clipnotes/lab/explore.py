@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from clipnotes.errors import ClipnotesError
-from clipnotes.lab.show import display_bundle, show_figure, webp
+from clipnotes.lab.display import display_bundle, show_figure, webp
 
 MOST = 48  # pictures of an explorer: about as many kilobytes times five
 SCRIPT = Path(__file__).with_name("explore.js")

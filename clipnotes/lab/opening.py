@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipnotes.folder_names import FolderName, in_names
-from clipnotes.lab.show import short_path, show, show_table
+from clipnotes.lab.display import short_path, show, show_table
 from clipnotes.series.notebooks import Notebook
 
 UNTRAINED = ('pretrained is "random": this model has learnt nothing. Expect accuracies at chance, one over the number of '

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import clipnotes
 from clipnotes.paths import checkout_dir
 
-_PACKAGES = [
+LIBRARIES = [  # whose numbers end up in results
     "torch",
     "torchvision",
     "open_clip_torch",
@@ -25,7 +25,7 @@ _PACKAGES = [
 def versions():
     """Return {name: version} of Python, clipnotes and the packages whose numbers end up in results."""
     found = {"python": platform.python_version(), "clipnotes": clipnotes.__version__}
-    for name in _PACKAGES:
+    for name in LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

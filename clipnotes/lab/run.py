@@ -24,11 +24,11 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import papers
 from clipnotes.files import atomic_write
 from clipnotes.folder_names import full_name, in_names, short_names
+from clipnotes.lab.display import short_path, show, show_figure, show_table
 from clipnotes.lab.explore import Control, explore
 from clipnotes.lab.figures import save_figure, use_style
 from clipnotes.lab.opening import describe
 from clipnotes.lab.provenance import git_commit, seed_everything, versions
-from clipnotes.lab.show import short_path, show, show_figure, show_table
 from clipnotes.series import run_folder
 from clipnotes.series.notebooks import Notebook, find
 from clipnotes.series.parameters import check

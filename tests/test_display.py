@@ -2,7 +2,7 @@
 
 import math
 
-from clipnotes.lab.wording import mean_std, plural, plus_minus
+from clipnotes.lab.display import mean_std, plural, plus_minus
 
 
 def test_one_and_many():

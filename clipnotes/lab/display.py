@@ -1,10 +1,11 @@
-"""What a notebook run shows: rich in a notebook, plain text anywhere else."""
+"""What a notebook shows beside its figures: text, tables, self-checks, and words around numbers; plain text outside one."""
 
 import base64
 import io
 from html import escape
 from pathlib import Path
 
+import numpy as np
 from IPython import get_ipython
 from IPython.display import display
 from PIL import Image
@@ -69,3 +70,45 @@ def short_path(value):
         return path.as_posix()
     here = Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
+
+
+def check(name, ours, reference, tolerance=1e-5):
+    """Print whether `ours` equals `reference` exactly, closely, and the largest difference; return if close.
+
+    Both are numbers, arrays or tensors of one shape; close: |difference| <= tolerance * (1 + |reference|).
+    Nothing is raised: another shape or a NaN prints as a difference and returns False.
+    """
+    ours, reference = (np.asarray(_plain(value), dtype=float) for value in (ours, reference))
+    if ours.shape != reference.shape:
+        print(f"{name:<32} shapes differ: {ours.shape} and {reference.shape}")
+        return False
+    exact = bool(np.array_equal(ours, reference))
+    close = bool(np.allclose(ours, reference, rtol=tolerance, atol=tolerance))
+    largest = np.abs(ours - reference).max(initial=0.0)
+    print(f"{name:<32} exact: {_word(exact)}  close: {_word(close)}  max difference: {largest:.1e}")
+    return close
+
+
+def _plain(value):
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+
+
+def _word(truth):
+    return "yes" if truth else "no "
+
+
+def plural(n, noun):
+    """Text such as "1 data set" or "6 data sets"."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def mean_std(mean, std, digits=1):
+    """Text such as "51.4 ± 0.6", or "51.4" where a single value has no standard deviation (NaN)."""
+    return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std == std else "")
+
+
+def plus_minus(value, half, unit="points", of="data set", digits=1):
+    """Text such as "+1.2 ± 0.3 points": a difference with the half width of its interval, or, where that is NaN since there is
+    one data set (draw ...) only, that there is none."""
+    number, unit = f"{value:+.{digits}f}", f" {unit}" if unit else ""
+    return f"{number} ± {half:.{digits}f}{unit}" if half == half else f"{number}{unit}, one {of}, no interval"
