@@ -5,12 +5,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 
 
 @contextmanager
-def atomic_write(path, mode="w"):
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Yield a file open for writing that becomes `path` only when the block ends without an error.
 
     mode: "w" (UTF-8 text, line ends as written) or "wb". Missing parent folders are made. The temporary
@@ -44,14 +45,18 @@ def lock(path: str | Path) -> Iterator[None]:
     Where none can be written, there is no waiting.
     """
     beside = Path(path).with_name(f".{Path(path).name}.lock")
+    held = FileLock(beside)
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
         open(beside, "a").close()  # filelock itself would wait for ever
-    except OSError:
+        held.acquire()
+    except (OSError, NotImplementedError):  # the latter: a file system without locks
         yield
         return
-    with FileLock(beside):
+    try:
         yield
+    finally:
+        held.release()
 
 
 def clear_place(path: str | Path) -> None:

@@ -13,6 +13,7 @@ import socket
 import stat
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -480,6 +481,47 @@ def test_long_chains_of_links_lead_nowhere(tmp_path, suffix):
     with says("so nothing was unpacked; get the archive from a source that you trust"):
         unpack(tmp_path / f"a{suffix}", tmp_path / "deep" / "data", progress=False)
     assert (tmp_path / "victim").read_bytes() == b"mine" and names(tmp_path / "deep" / "data") == []
+
+
+PARTS = st.sampled_from(["a", "b", "c.txt", "..", ".", "", "C:", "\\", "..\\..", "é", "x" * 300, "y" * 240, "~", " "])
+NAMES = st.lists(PARTS, min_size=1, max_size=7).map("/".join)
+ENTRIES = st.lists(st.tuples(NAMES, st.sampled_from(["file"] * 8 + ["folder", "folder", "link", "hard link"]), NAMES),
+                   min_size=1, max_size=6)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(entries=ENTRIES, kind=st.sampled_from(["zip", "tar", "tar.gz"]), there=st.booleans())
+def test_whatever_an_archive_holds_nothing_changes_outside_and_all_or_nothing_inside(entries, kind, there):
+    types = {"file": tarfile.REGTYPE, "folder": tarfile.DIRTYPE, "link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE}
+    with tempfile.TemporaryDirectory() as place:
+        outside, archive, data = Path(place) / "outside", Path(place) / f"a.{kind}", Path(place) / "deep" / "data"
+        outside.mkdir()
+        (outside / "c.txt").write_bytes(b"mine")
+        data.mkdir(parents=True)
+        if there:
+            (data / "a").symlink_to(outside)
+        if kind == "zip":
+            with zipfile.ZipFile(archive, "w") as file, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a name twice
+                for name, what, target in entries:
+                    entry = zipfile.ZipInfo(name + "/" * (what == "folder"))
+                    entry.external_attr = (stat.S_IFLNK | 0o777) << 16 if "link" in what else 0
+                    file.writestr(entry, target if "link" in what else b"" if what == "folder" else b"theirs")
+        else:
+            with tarfile.open(archive, "w:gz" if kind == "tar.gz" else "w") as file:
+                for name, what, target in entries:
+                    member = tarfile.TarInfo(name)
+                    member.type, member.linkname, member.size = types[what], target, 6 * (what == "file")
+                    file.addfile(member, io.BytesIO(b"theirs"))
+        before = contents(outside)
+        try:
+            unpack(archive, data, progress=False)
+            assert not any("link" in what or ".." in name.replace("\\", "/").split("/") for name, what, _ in entries)
+            assert not [path for path in data.rglob("*") if path.is_symlink() and path != data / "a"]
+            assert set(contents(data).values()) <= {b"theirs", b"mine"}
+        except ClipnotesError as error:
+            assert names(data) == (["a"] if there else []) and "\n" not in str(error)
+        assert contents(outside) == before and names(Path(place)) == sorted([archive.name, "deep", "outside"])
 
 
 def test_a_link_in_the_way_of_a_folder_is_refused_and_one_in_a_files_place_replaced(tmp_path):

@@ -209,6 +209,16 @@ def test_where_no_lock_can_be_written_there_is_no_waiting(tmp_path):
         pass
 
 
+def test_where_the_file_system_has_no_locks_there_is_no_waiting(tmp_path, monkeypatch):
+    def refuse(self):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with lock(tmp_path / "x"):
+        (tmp_path / "x").touch()
+    assert (tmp_path / "x").exists()
+
+
 def held(path, begun, seconds):
     with lock(path):
         begun.set()
