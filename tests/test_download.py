@@ -730,11 +730,14 @@ def picture():
     return stream.getvalue()
 
 
+PICTURES = ["images/cat/1.jpg", "images/dog/2.jpg", "images/dog/3.jpg", "images/cat/4.jpg"]
+
+
 def pets(web, folder, **change):
-    """The path of a manifest of two pictures that lie on the server, as an archive and a split file."""
-    rows = [["cat/1.jpg", 0, "cat"], ["dog/2.jpg", 1, "dog"]]
-    split = {"train": rows, "val": [], "test": rows[1:] + rows[:1]}
-    archive = make_zip(folder / "served.zip", {"images/cat/1.jpg": picture(), "images/dog/2.jpg": picture()}).read_bytes()
+    """The path of a manifest of four pictures that lie on the server, as an archive and a split file."""
+    split = {"train": [["cat/1.jpg", 0, "cat"], ["dog/2.jpg", 1, "dog"]], "val": [],
+             "test": [["dog/3.jpg", 1, "dog"], ["cat/4.jpg", 0, "cat"]]}
+    archive = make_zip(folder / "served.zip", dict.fromkeys(PICTURES, picture())).read_bytes()
     web.files = {"/pets.zip": archive, "/split.json": json.dumps(split).encode()}
     manifest = {
         "name": "pets", "title": "Pets", "task": "cats and dogs", "licence": "CC0", "classes": ["cat", "dog"],
@@ -868,7 +871,7 @@ def test_torchvision_downloads_its_own_sets(web, tmp_path, monkeypatch):
         calls.append((root, download, settings))
         if len(calls) == 1:
             raise RuntimeError("File not found or corrupted.")
-        make_zip(tmp_path / "own.zip", {"images/cat/1.jpg": picture(), "images/dog/2.jpg": picture()})
+        make_zip(tmp_path / "own.zip", dict.fromkeys(PICTURES, picture()))
         archives.unpack(tmp_path / "own.zip", tmp_path / "data" / "pets", progress=False)
 
     monkeypatch.setattr(datasets, "Toy", toy, raising=False)
