@@ -16,7 +16,7 @@ from torchvision.transforms import Compose
 
 from clipnotes.backbone import Clip, classifier, load_clip, template_features
 from clipnotes.backbone.pictures import ImageReader
-from clipnotes.backbone.text import ensemble
+from clipnotes.backbone.text import ensemble, warn_of_equal_names
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
 
@@ -405,3 +405,25 @@ def test_batches_of_pixels_equal_single_ones(name):
     assert torch.equal(ImageReader(images / 255, preprocess).__getitems__([2])[0], reader[2])
     with says("image array of type int64; give uint8 pixels"):
         ImageReader(images.astype(np.int64), preprocess).__getitems__([0])
+
+
+# --- texts that are equal -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [["Cat", "cat"], ["caf\u00e9", "cafe\u0301"], ["salt &amp; pepper", "salt & pepper"],
+                                   ["ice  cream", "ice_cream"], ["dog ", "dog"]])
+def test_names_that_read_alike_are_named(names):
+    with pytest.warns(UserWarning, match="^pets has classes with the same text for CLIP, which no prompt .*label 2"):
+        warn_of_equal_names(["newt", *names], "pets")
+
+
+def test_names_that_differ_are_no_matter(recwarn):
+    warn_of_equal_names(["cat", "cats", "a cat", "Katze"], "pets")
+    assert not recwarn.list
+
+
+def test_texts_that_become_equal_by_being_cut_are_refused(clip):
+    long = "very " * 200
+    with says("^texts 'a photo of a very .* and .* are the same for pocket-vit, which cuts texts after .* tokens; shorten the"):
+        clip.classifier(["cat", f"{long}cat", f"{long}dog"], ["{}", "a photo of a {}."])
+    assert clip.classifier(["cat", "Cat", f"{long}dog"], ["a photo of a {}."]).shape == (3, clip.dim)  # one of them may be long

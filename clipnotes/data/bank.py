@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from clipnotes.backbone.text import warn_of_equal_names
 from clipnotes.checks import class_labels, class_names, feature_matrix
 from clipnotes.data import feature_files
 from clipnotes.data.images import SPLITS
@@ -55,6 +56,7 @@ class FeatureBank:
             raise ClipnotesError(f"bank {self.name} has no split; give at least one of train, val and test")
         if self.classnames is not None:
             self.classnames = class_names(self.classnames, f"classnames of bank {self.name}")
+            warn_of_equal_names(self.classnames, f"bank {self.name}")
         self.splits = {split: self.checked(split, part) for split, part in self.splits.items()}
         if self.text is not None:
             self.text = feature_matrix(self.text, f"text of bank {self.name}").float()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from clipnotes.backbone.text import warn_of_equal_names
 from clipnotes.checks import SEED, Whole
 from clipnotes.data.images import Split
 from clipnotes.data.manifests import load_manifest
@@ -52,6 +53,7 @@ def load_task(name: str | Path, shots: int = 0, seed: int = 1, data_root: str | 
                                  f"{expected[split]}; the copy is incomplete or another version, get it again")
     task = Task(manifest.name, **splits, classnames=names or manifest.classnames(), templates=list(manifest.templates),
                 title=manifest.title, licence=manifest.licence, split_source=which_split(manifest, data_root))
+    warn_of_equal_names(task.classnames, f"data set {task.name}")
     return drawn(task, shots, seed) if shots else task
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from clipnotes.backbone.clip import POCKET, Clip, load_clip
 from clipnotes.backbone.pictures import ImageReader
 from clipnotes.backbone.prompt_encoding import prompt_encoder
-from clipnotes.backbone.text import fill
+from clipnotes.backbone.text import check_cut_texts, fill
 from clipnotes.backbone.text_towers import token_ids
 from clipnotes.checks import SEED, TEXT, Instance, OneOf, Whole, class_labels, class_names
 from clipnotes.device import choose_device
@@ -50,7 +50,9 @@ class TextEncoderTuning(Classifier):
         and values that do not fit, and where the loss diverges.
         """
         self.check_settings()
-        sequences = token_ids(self.clip, [fill([self.template], name)[0] for name in class_names(self.classnames)])
+        texts = [fill([self.template], name)[0] for name in class_names(self.classnames)]
+        check_cut_texts(self.clip, texts)
+        sequences = token_ids(self.clip, texts)
         x = unit_views(x, "x", self.clip.dim).to(self.clip.device, torch.float32)
         y = class_labels(y, "y", x.shape[1], len(sequences)).to(self.clip.device)
         self.tower_, loss = text_copy(self.clip.model), loss_function(self.loss, self.q)
