@@ -20,8 +20,10 @@
       const reading = control.kind === "range" && label.appendChild(document.createElement("output"));
       input.oninput = () => show();
       return () => {
-        if (reading) reading.textContent = " " + control.texts[input.value];
-        input.setAttribute("aria-valuetext", control.texts[input.value]);
+        if (reading) {
+          reading.textContent = " " + control.texts[input.value];
+          input.setAttribute("aria-valuetext", control.texts[input.value]);
+        }
         return Number(input.value);
       };
     });
