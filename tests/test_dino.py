@@ -9,6 +9,7 @@ import torch
 
 from clipnotes.backbone import AdaptedClip, Adapters, attach, load_clip
 from clipnotes.backbone import self_supervised as dino
+from clipnotes.backbone.crops import crop_transform
 from clipnotes.backbone.self_supervised import DINO_RECIPES, DinoConfig, train_dino
 from clipnotes.errors import ClipnotesError
 
@@ -114,7 +115,7 @@ def test_a_whole_crop_without_augmentation_is_the_preprocessed_image(vit, pixels
     for _ in range(9):  # the crop's shape is drawn too: the whole image where that is a square
         first, second = dino.CroppedImages(pixels, vit, plain)[(0, 3)]
         assert first.shape == second.shape == expected.shape
-    square = dino.crop_transform(vit, plain, 40, (1.0, 1.0), 0.0, 0.0)
+    square = crop_transform(vit, plain, 40, (1.0, 1.0), 0.0, 0.0)
     square.transforms[0].ratio = (1.0, 1.0)
     assert torch.allclose(square(torch.from_numpy(pixels[3]).permute(2, 0, 1)), expected, atol=1e-6)
 

@@ -34,8 +34,9 @@ def correction_norms(adapted: AdaptedClip, images: Any) -> pd.DataFrame:
     resnet, adapters = adapted.adapters.form[0], adapted.adapters
     lengths, handles, blocks = defaultdict(list), [], encoder_blocks(adapted.model.visual)
 
-    def listen(module, number, *names):  # to the output and, for a second name, to the input
-        def hook(module, args, y):
+    def listen(module: torch.nn.Module, number: str, *names: str) -> None:
+        # to the output and, for a second name, to the input
+        def hook(module: torch.nn.Module, args: tuple, y: torch.Tensor) -> None:
             for name, x in zip(names, (y, *args), strict=False):
                 lengths[number, name].append(x.norm(dim=1 if resnet else -1).flatten())
         handles.append(module.register_forward_hook(hook))
@@ -50,7 +51,7 @@ def correction_norms(adapted: AdaptedClip, images: Any) -> pd.DataFrame:
         for handle in handles:
             handle.remove()
 
-    def relative(number, name):
+    def relative(number: str, name: str) -> float:
         part = torch.cat(lengths[number, name]) if lengths[number, name] else torch.tensor(torch.nan)
         return (part / torch.cat(lengths[number, "h"])).mean().item()
 

@@ -133,7 +133,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, draws: int = 500, seed: int =
 
     other = ~np.eye(len(a), dtype=bool)
 
-    def ranks(matrix):
+    def ranks(matrix: np.ndarray) -> np.ndarray:
         filled = np.zeros(matrix.shape)
         filled[other] = rankdata(matrix[other])
         centred = np.where(other, filled - filled[other].mean(), 0)

@@ -16,7 +16,8 @@ import torch
 from clipnotes.backbone.adapter_training import SUPERVISED_RECIPES, CheckpointError, train_supervised
 from clipnotes.backbone.adapters import AdaptedClip
 from clipnotes.backbone.clip import Clip
-from clipnotes.backbone.self_supervised import DINO_RECIPES, train_dino
+from clipnotes.backbone.dino_config import DINO_RECIPES
+from clipnotes.backbone.self_supervised import train_dino
 from clipnotes.checks import OneOf
 from clipnotes.data import FeatureBank, encode_task, load_task
 from clipnotes.data.cache import cache_dir, path_in
@@ -171,7 +172,7 @@ class StoredSets:
         return torch.cat(features), torch.cat(labels)
 
 
-def check_same_classes(sets: EncodedSets | StoredSets, source: str, names: list[str]):
+def check_same_classes(sets: EncodedSets | StoredSets, source: str, names: list[str]) -> None:
     """Refuse data sets of other classes than `source`: what is learnt of it would be measured against the wrong labels.
 
     ClipnotesError names the set and the first class that differs.

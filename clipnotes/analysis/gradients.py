@@ -46,7 +46,7 @@ def gradient_ratio(models: dict[str, PromptTuning | LinearProbe], x: Any, y: Any
     groups = draw_groups(is_noisy, x.shape[1], n, seed)
     names, norms = {id(model): name for name, model in models.items()}, {name: [] for name in models}
 
-    def measure(epoch, model):
+    def measure(epoch: int, model: PromptTuning | LinearProbe) -> None:
         random = generator(seed, f"views of epoch {epoch}")
         shown = torch.randint(len(x), y.shape, generator=random)  # [N]
         norms[names[id(model)]].append([gradient(model, x[shown[rows], rows], y[rows], loss, q).norm().item()

@@ -29,6 +29,7 @@ from clipnotes.methods import (
     TipX,
     ZeroShot,
 )
+from clipnotes.methods.base import Classifier
 from clipnotes.methods.probes import fit_probes
 from clipnotes.methods.robust_probes import fit_robust
 from clipnotes.methods.sgd import PAPER, SGDConfig
@@ -59,7 +60,7 @@ class Case:
     def n_classes(self) -> int:
         return self.plain.n_classes
 
-    def score(self, model) -> float:
+    def score(self, model: Classifier) -> float:
         return model.score(self.bank.test.unit(), self.bank.test.y)
 
 

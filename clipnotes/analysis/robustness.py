@@ -60,7 +60,7 @@ def noisy_accuracies(clip: Clip, banks: dict[str, FeatureBank], methods: Sequenc
     Columns: dataset, method, loss, noise_kind, noise_rate, true_rate (of the labels given), seed, accuracy (on `split`,
     whose labels are right), memorised (share of the wrong labels that the trained model predicts for their own images).
     """
-    def fit(bank, jobs, given):
+    def fit(bank: FeatureBank, jobs: list[dict], given: list[NoisyLabels]) -> Iterable[Classifier]:
         models = [build(job["method"], clip, bank.classnames, recipe, loss=job["loss"], seed=job["seed"], **options)
                   for job in jobs]
         return fit_all(models, bank, given, progress)
@@ -75,7 +75,7 @@ def probe_accuracies(banks: dict[str, FeatureBank], losses: Sequence[str] = ("ce
     """`noisy_accuracies` of linear probes alone, which need no CLIP: banks of stored features, with the paper's recipe."""
     options = settings("Linear Probe", "paper", **options)
 
-    def fit(bank, jobs, given):
+    def fit(bank: FeatureBank, jobs: list[dict], given: list[NoisyLabels]) -> Iterable[Classifier]:
         models = [LinearProbe(loss=job["loss"], seed=job["seed"], scale=scale, **options) for job in jobs]
         return fit_all(models, bank, given, progress)
 
@@ -86,7 +86,7 @@ def logistic_accuracies(banks: dict[str, FeatureBank], rates: Sequence[float] = 
                         seeds: Sequence[int] = (1, 2, 3, 4), kind: str = "uniform", shots: int = 16,
                         split: str = "test", **options: Any) -> pd.DataFrame:
     """`noisy_accuracies` of scikit-learn's logistic regression on the features (`LogisticProbe`, whose options they are)."""
-    def fit(bank, jobs, given):
+    def fit(bank: FeatureBank, jobs: list[dict], given: list[NoisyLabels]) -> Iterable[Classifier]:
         return [LogisticProbe(**options).fit(look_at_features(bank, "train", noisy.indices), noisy.labels, bank.n_classes)
                 for noisy in given]
 
@@ -104,7 +104,7 @@ def fine_tuning_accuracies(network: torch.nn.Module, preprocess: Callable, banks
     """
     options = settings("Image Finetuning", recipe, **options)
 
-    def fit(bank, jobs, given):
+    def fit(bank: FeatureBank, jobs: list[dict], given: list[NoisyLabels]) -> Iterable[Classifier]:
         task = tasks[bank.name]
         bar = progress_bar(jobs, desc=f"fine-tuning on {bank.name}", leave=False, disable=not progress)
         for job, noisy in zip(bar, given, strict=True):
@@ -112,7 +112,7 @@ def fine_tuning_accuracies(network: torch.nn.Module, preprocess: Callable, banks
             model = ImageEncoderFineTuning(network, preprocess, seed=job["seed"], **options)
             yield model.fit(images, noisy.labels, bank.n_classes, progress=False)
 
-    def look_at_images(bank, split, rows=None):
+    def look_at_images(bank: FeatureBank, split: str, rows: torch.Tensor | None = None) -> Any:
         part = getattr(tasks[bank.name], split)
         return (part if rows is None else part.take(rows)).images
 

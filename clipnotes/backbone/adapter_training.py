@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipnotes.backbone.adapters import Adapters, attach
+from clipnotes.backbone.adapters import AdaptedClip, Adapters, attach
+from clipnotes.backbone.clip import Clip
 from clipnotes.backbone.pictures import ImageReader, pixel_statistics
 from clipnotes.checked_files import Damaged, read_state, write_state
 from clipnotes.checks import FLAG, SEED, Number, Whole, check_all, class_labels
@@ -55,8 +57,9 @@ class SupervisedConfig:
 SUPERVISED_RECIPES = {"paper": SupervisedConfig(normalise=False), "pocket": SupervisedConfig(scale=0.1, lr=1e-3, epochs=8)}
 
 
-def train_supervised(clip, images, labels, adapters=None, recipe=None, checkpoint=None, save_every=50, workers=0,
-                     progress=True, **options):
+def train_supervised(clip: Clip, images: Any, labels: Any, adapters: Adapters | None = None, recipe: str | None = None,
+                     checkpoint: str | Path | None = None, save_every: int = 50, workers: int = 0, progress: bool = True,
+                     **options: Any) -> AdaptedClip:
     """Train adapters to tell generic classes apart; returns the `AdaptedClip` of the trained adapters.
 
     A linear head on the raw corrected features [N, d] is trained along with softmax cross entropy and thrown away. Only
@@ -80,7 +83,7 @@ def train_supervised(clip, images, labels, adapters=None, recipe=None, checkpoin
         learning = [*adapted.adapters.parameters(), *head.parameters()]
         optimizer = torch.optim.AdamW(learning, lr=config.lr, weight_decay=config.weight_decay)
 
-        def step(number, batch, target):
+        def step(number: int, batch: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             loss = F.cross_entropy(head(adapted.forward(batch)), target.to(clip.device))
             optimizer.zero_grad()
             loss.backward()
@@ -100,14 +103,14 @@ def train_supervised(clip, images, labels, adapters=None, recipe=None, checkpoin
 
 
 class LabelledImages(torch.utils.data.Dataset):
-    def __init__(self, reader, labels):
+    def __init__(self, reader: ImageReader, labels: torch.Tensor) -> None:
         self.reader, self.labels = reader, labels
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.reader[index], self.labels[index]
 
 
-def training_preprocess(clip, normalise):
+def training_preprocess(clip: Clip, normalise: bool) -> Callable:
     """The CLIP's preprocessing, without its last step, the normalisation of pixels, where asked."""
     from torchvision.transforms import Compose
 
@@ -131,14 +134,15 @@ def configured(default: Any, recipes: dict[str, Any], recipe: str | None, option
     return replace(default if recipe is None else recipes[recipe], **options | made)
 
 
-def batch_order(config, n):
+def batch_order(config: Any, n: int) -> list[list[int]]:
     """The rows of every step of the training, as lists of ints."""
     random, size = generator(config.seed), min(config.batch_size, n)
     orders = [torch.randperm(n, generator=random)[:n - n % size] for _ in range(config.epochs)]
     return [rows.tolist() for order in orders for rows in order.split(size)]
 
 
-def run_steps(step, data, batches, state, config, name, workers, progress):
+def run_steps(step: Callable, data: torch.utils.data.Dataset, batches: list, state: Checkpoint, config: Any, name: str,
+              workers: int, progress: bool) -> list[float]:
     """Call loss = step(number, *batch) for every list of rows in `batches`, from where the checkpoint stands.
 
     Returns the losses of all steps, one float each. Raises ClipnotesError where one is not finite.

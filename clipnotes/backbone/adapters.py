@@ -199,7 +199,7 @@ class AdaptedClip(Clip):
 
         key: what they must have been saved with, if given.
         """
-        def make(tensors, facts):
+        def make(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> AdaptedClip:
             if key is not None and facts.get("key") != json.loads(json.dumps(key)):
                 raise ValueError("they were kept under another key")
             adapters = Adapters(clip.model.visual, **facts["settings"])

@@ -8,95 +8,28 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import ClassVar
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipnotes.backbone.adapter_training import RULES, Checkpoint, batch_order, configured, run_steps
+from clipnotes.backbone.adapter_training import Checkpoint, batch_order, configured, run_steps
 from clipnotes.backbone.adapters import AdaptedClip, Adapters, attach, encoder_form
-from clipnotes.backbone.pictures import ImageReader, pixel_statistics
-from clipnotes.checks import FLAG, Number, OneOf, Several, Whole, check_all
+from clipnotes.backbone.clip import Clip
+from clipnotes.backbone.crops import CroppedImages
+from clipnotes.backbone.dino_config import DINO_RECIPES, DinoConfig
 from clipnotes.errors import ClipnotesError
-from clipnotes.seeding import fixed_random
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class DinoConfig:
-    """The authors' settings for ViT-B/16, but for the two that `DINO_RECIPES["paper"]` names.
-
-    lr: peak at a batch of 256; it is scaled by batch_size / 256, rises linearly for `warmup_epochs` and falls on a
-    cosine to min_lr. weight_decay rises on a cosine to final_weight_decay, momentum (of the teacher) to 1; the teacher's
-    temperature rises linearly for `temperature_epochs`. Epochs of these may be fractions; all change step by step.
-    clip_norm: largest gradient norm of each single parameter.
-    train_head: False keeps the students' head at its random start, as the authors' code does.
-    statistics: "clip" normalises pixels as they are wherever features are used, "imagenet" as the authors' training.
-    local_size: pixels of a local crop, a multiple of the encoder's stride; global crops have the encoder's own size.
-    flip, jitter (brightness, contrast, saturation, hue), grey, blur (of the first global, the second global and the
-    local crops), solarise (of the second global crop): probabilities, or strengths in the case of jitter.
-    """
-    epochs: int = 10
-    batch_size: int = 120
-    lr: float = 8e-4
-    min_lr: float = 2e-6
-    warmup_epochs: float = 2.0
-    weight_decay: float = 0.04
-    final_weight_decay: float = 0.4
-    clip_norm: float = 0.3
-    momentum: float = 0.9998
-    student_temperature: float = 0.1
-    teacher_temperatures: tuple = (0.04, 0.07)
-    temperature_epochs: float = 3.0
-    centre_momentum: float = 0.9
-    out_dim: int = 65536
-    hidden: int = 2048
-    bottleneck: int = 256
-    train_head: bool = True
-    local_crops: int = 10
-    local_size: int = 96
-    global_scale: tuple = (0.25, 1.0)
-    local_scale: tuple = (0.05, 0.25)
-    flip: float = 0.5
-    jitter: tuple = (0.4, 0.4, 0.2, 0.1)
-    grey: float = 0.2
-    blur: tuple = (1.0, 0.1, 0.5)
-    solarise: float = 0.2
-    statistics: str = "clip"
-    width: int = 64
-    scale: float = 0.1
-    seed: int = 0
-
-    rules: ClassVar = RULES | {
-        "min_lr": Number(0), "warmup_epochs": Number(0), "final_weight_decay": Number(0), "clip_norm": Number(0, above=True),
-        "momentum": Number(0, 1), "student_temperature": Number(0, above=True), "temperature_epochs": Number(0),
-        "teacher_temperatures": Several(Number(0, above=True), 2), "centre_momentum": Number(0, 1), "out_dim": Whole(1),
-        "hidden": Whole(1), "bottleneck": Whole(1), "train_head": FLAG, "local_crops": Whole(0), "local_size": Whole(1),
-        "global_scale": Several(Number(0, 1), 2), "local_scale": Several(Number(0, 1), 2), "flip": Number(0, 1),
-        "jitter": Several(Number(0), 4), "grey": Number(0, 1), "blur": Several(Number(0, 1), 3), "solarise": Number(0, 1),
-        "statistics": OneOf("clip", "imagenet")}
-
-    def __post_init__(self) -> None:
-        check_all(self.rules, self)
-
-
-# "pocket": the best of twelve settings on validation splits, none of which lowered the overlap; a smaller head, fewer crops,
-# and no augmentation that makes one drawn class look like another.
-DINO_RECIPES = {
-    "paper": DinoConfig(train_head=False, statistics="imagenet"),
-    "pocket": DinoConfig(epochs=1, batch_size=32, lr=0.024, warmup_epochs=0.1, momentum=0.95, temperature_epochs=0.3,
-                         out_dim=1024, hidden=512, bottleneck=64, local_crops=2, local_size=32, global_scale=(0.5, 1.0),
-                         local_scale=(0.15, 0.5), flip=0.0, jitter=(0.4, 0.4, 0.2, 0.0), grey=0.0, blur=(0.0, 0.0, 0.0),
-                         solarise=0.0, scale=0.3),
-}
-
-
-def train_dino(clip, images, adapters=None, recipe=None, checkpoint=None, save_every=50, workers=0, progress=True, **options):
+def train_dino(clip: Clip, images: Any, adapters: Adapters | None = None, recipe: str | None = None,
+               checkpoint: str | Path | None = None, save_every: int = 50, workers: int = 0, progress: bool = True,
+               **options: Any) -> AdaptedClip:
     """Train adapters on images without labels; returns the `AdaptedClip` of the teacher's adapters after the last step.
 
     images: of any kind that `Clip.encode_images` takes. adapters: `Adapters` to start from; default: new ones.
@@ -124,7 +57,8 @@ def train_dino(clip, images, adapters=None, recipe=None, checkpoint=None, save_e
         optimizer = torch.optim.AdamW([{"params": [p for p in learning if p.ndim > 1]},
                                        {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0}])
 
-        def step(number, *crops):  # crops: the two global ones, then the local ones, [B, 3, s, s] each
+        def step(number: int, *crops: torch.Tensor) -> torch.Tensor:
+            # crops: the two global ones, then the local ones, [B, 3, s, s] each
             now = {name: float(values[number]) for name, values in plan.items()}
             for group, decay in zip(optimizer.param_groups, (now["weight_decay"], 0.0), strict=True):
                 group |= {"lr": now["lr"], "weight_decay": decay}
@@ -154,7 +88,7 @@ def train_dino(clip, images, adapters=None, recipe=None, checkpoint=None, save_e
     return teacher
 
 
-def check_fit(config, clip, n_images):
+def check_fit(config: DinoConfig, clip: Clip, n_images: int) -> None:
     grid, _ = position_grid(clip.model.visual)
     stride = clip.image_size // grid
     if not n_images:
@@ -164,7 +98,7 @@ def check_fit(config, clip, n_images):
                              f"{stride} pixels; give a multiple of {stride}")
 
 
-def schedules(config, n_steps):
+def schedules(config: DinoConfig, n_steps: int) -> dict[str, np.ndarray]:
     """What changes from step to step: name -> float64 [n_steps]."""
     steps_per_epoch = n_steps // config.epochs
     peak = config.lr * config.batch_size / 256
@@ -176,7 +110,7 @@ def schedules(config, n_steps):
             "temperature": np.append(warm, np.full(n_steps, config.teacher_temperatures[1]))[:n_steps]}
 
 
-def cosine(first, last, n):
+def cosine(first: float, last: float, n: int) -> np.ndarray:
     """n values that leave `first` and would reach `last` at step n, along half a cosine."""
     return last + (first - last) * (1 + np.cos(np.pi * np.arange(n) / max(n, 1))) / 2
 
@@ -184,7 +118,7 @@ def cosine(first, last, n):
 class Head(nn.Module):
     """Raw features [N, d] -> cosines with K prototypes [N, K]: three layers with GELU, unit norm, unit prototypes."""
 
-    def __init__(self, dim, config):
+    def __init__(self, dim: int, config: DinoConfig) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(dim, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden),
                                     nn.GELU(), nn.Linear(config.hidden, config.bottleneck))
@@ -193,7 +127,7 @@ class Head(nn.Module):
             nn.init.zeros_(layer.bias)
         self.prototypes = nn.Linear(config.bottleneck, config.out_dim, bias=False)
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         unit_prototypes = F.normalize(self.prototypes.weight, dim=1)  # weight norm with all gains fixed at 1
         return F.normalize(self.layers(features), dim=1) @ unit_prototypes.T
 
@@ -206,13 +140,13 @@ class DinoLoss(nn.Module):
     outputs, keeps one prototype from taking all; it is updated after use.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: DinoConfig) -> None:
         super().__init__()
         self.temperature, self.momentum = config.student_temperature, config.centre_momentum
         self.n_crops = 2 + config.local_crops
         self.register_buffer("centre", torch.zeros(config.out_dim))
 
-    def forward(self, student, teacher, teacher_temperature):
+    def forward(self, student: torch.Tensor, teacher: torch.Tensor, teacher_temperature: float) -> torch.Tensor:
         """Loss from the student's outputs [V B, K] on V crops and the teacher's [2 B, K] on the first two of them."""
         targets = F.softmax((teacher - self.centre) / teacher_temperature, dim=1).chunk(2)
         log_p = F.log_softmax(student / self.temperature, dim=1).chunk(self.n_crops)
@@ -221,53 +155,10 @@ class DinoLoss(nn.Module):
         return torch.stack(terms).mean()
 
 
-# --- crops --------------------------------------------------------------------------------------------------------
+# --- encoding crops of other sizes ---------------------------------------------------------------------------------
 
 
-class CroppedImages(torch.utils.data.Dataset):
-    """Images by (step, row) as lists of augmented crops, which are a function of (seed, step, row) alone."""
-
-    def __init__(self, images, clip, config):
-        from torchvision.transforms import v2
-
-        large = crop_transform(clip, config, clip.image_size, config.global_scale, config.blur[0], 0.0)
-        other = crop_transform(clip, config, clip.image_size, config.global_scale, config.blur[1], config.solarise)
-        local = crop_transform(clip, config, config.local_size, config.local_scale, config.blur[2], 0.0)
-        transforms = [large, other, *[local] * config.local_crops]
-        tensor = v2.PILToTensor()
-        self.reader = ImageReader(images, lambda image: [transform(tensor(image)) for transform in transforms])
-        self.seed = config.seed
-
-    def __getitem__(self, index):
-        number, row = index
-        with fixed_random(self.seed, number, row):
-            return self.reader[row]
-
-
-def crop_transform(clip, config, size, scale, blur, solarise):
-    """uint8 image [3, H, W] -> normalised crop [3, size, size].
-
-    The authors blur with a standard deviation of up to 2 pixels of 224; here it goes with the encoder's image size.
-    """
-    from torchvision.transforms import v2
-
-    sigma = 2 * clip.image_size / 224
-    mean, std = IMAGENET
-    if config.statistics == "clip":
-        mean, std = pixel_statistics(clip, "statistics='clip'", "choose 'imagenet'")
-    return v2.Compose([
-        v2.RandomResizedCrop(size, scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
-        v2.RandomHorizontalFlip(config.flip),
-        v2.RandomApply([v2.ColorJitter(*config.jitter)], 0.8),
-        v2.RandomGrayscale(config.grey),
-        v2.RandomApply([v2.GaussianBlur(2 * math.ceil(3 * sigma) + 1, (sigma / 20, sigma))], blur),
-        v2.RandomSolarize(128, solarise),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(mean, std),
-    ])
-
-
-def encode_crops(adapted: AdaptedClip, crops):
+def encode_crops(adapted: AdaptedClip, crops: Sequence[torch.Tensor]) -> torch.Tensor:
     """Raw corrected features [V B, d] of V crops [B, 3, s, s], all crops of a size in one pass."""
     features = []
     for size in dict.fromkeys(crop.shape[-1] for crop in crops):
@@ -276,7 +167,7 @@ def encode_crops(adapted: AdaptedClip, crops):
     return torch.cat(features)
 
 
-def position_grid(visual):
+def position_grid(visual: nn.Module) -> tuple[int, nn.Module]:
     """(places a side, the module that holds the position embeddings): a transformer itself, a ResNet's attention pool.
 
     Raises ClipnotesError for timm's encoders (SigLIP), which take images of their own size alone.
@@ -290,7 +181,7 @@ def position_grid(visual):
 
 
 @contextmanager
-def interpolated_positions(visual, n):
+def interpolated_positions(visual: nn.Module, n: int) -> Iterator[None]:
     """Inside the block the encoder takes images of n places a side: its position embeddings are interpolated (bicubic).
 
     A transformer and a ResNet's attention pool both hold them as [1 + g g, d], that of the class or mean token first.

@@ -6,13 +6,19 @@ classes each rule out a half line. All accuracies follow from the ends of these 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from clipnotes.checks import Number, Several
 from clipnotes.errors import ClipnotesError
+
+if TYPE_CHECKING:
+    from clipnotes.methods.caches import TipAdapter
 
 BETAS = tuple(np.geomspace(0.1, 50, 40))
 PLOT_ALPHAS = (0.0, *np.geomspace(0.01, 100, 81))  # of the surface after an exact search
@@ -33,29 +39,29 @@ class Grid:
     order: tuple = ("alpha", "beta", "gamma")
     stale_range: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("alphas", "betas", "gammas"):
             object.__setattr__(self, name, axis(name, getattr(self, name)))
         if sorted(self.order) != ["alpha", "beta", "gamma"]:
             raise ClipnotesError(f'order = {self.order} must name each of "alpha", "beta" and "gamma" once')
 
 
-def axis(name, values):
+def axis(name: str, values: Iterable[float]) -> tuple[float, ...]:
     """The values of one axis as a tuple of floats; ClipnotesError if there are none or one is out of range."""
     return Several(Number(0))(values, name)
 
 
-def half_open(low, high, n):
+def half_open(low: float, high: float, n: int) -> np.ndarray:
     """n values from low on, evenly spaced, high itself left out."""
     return low + np.arange(n) * (high - low) / n
 
 
-def tip_adapter_grid(alpha_max=3.0, beta_max=7.0, n_alphas=20, n_betas=200):
+def tip_adapter_grid(alpha_max: float = 3.0, beta_max: float = 7.0, n_alphas: int = 20, n_betas: int = 200) -> Grid:
     """Tip-Adapter's grid, whose maxima depend on the data set; the defaults are those of ImageNet."""
     return Grid(half_open(0.1, alpha_max, n_alphas), half_open(0.1, beta_max, n_betas), order=("beta", "alpha", "gamma"))
 
 
-def ape_grid(beta_max=7.0, alpha_max=7.0, gamma_max=1.0, n_gammas=20):
+def ape_grid(beta_max: float = 7.0, alpha_max: float = 7.0, gamma_max: float = 1.0, n_gammas: int = 20) -> Grid:
     """APE's grid, whose maxima depend on the data set; the defaults are those of most of them."""
     return Grid(half_open(0.1, alpha_max, 20), half_open(0.1, beta_max, 200), half_open(0, gamma_max, n_gammas),
                 ("beta", "alpha", "gamma"))
@@ -69,7 +75,7 @@ GRIDS = {
 }
 
 
-def named_grid(grid, betas, gammas):
+def named_grid(grid: Grid | str, betas: Iterable[float] | None, gammas: Iterable[float] | None) -> Grid:
     """The `Grid` of that name, or the one given."""
     if betas is not None or gammas is not None:
         raise ClipnotesError("betas and gammas were given beside grid; put them into a Grid, or leave grid out")
@@ -91,20 +97,19 @@ class Found:
     curve: object
 
     @functools.cached_property
-    def table(self):
+    def table(self) -> np.ndarray:
         """Accuracies [alphas, betas, gammas] over the axes of `grid`: for pictures, so only made when asked for."""
         return accuracies(*self.intervals, self.grid.alphas)
 
     @property
-    def surface(self):
+    def surface(self) -> pd.DataFrame:
         """Accuracy over alpha (rows) and beta (columns), at the best gamma of each pair: a DataFrame."""
-        import pandas as pd
-
         return pd.DataFrame(self.table.max(2), pd.Index(self.grid.alphas, name="alpha"),
                             pd.Index(self.grid.betas, name="beta"))
 
 
-def best_over_alpha(model, x, y, affinity_x, betas=None, gammas=None):
+def best_over_alpha(model: TipAdapter, x: torch.Tensor, y: torch.Tensor, affinity_x: torch.Tensor,
+                    betas: Iterable[float] | None = None, gammas: Iterable[float] | None = None) -> Found:
     """The best alpha in [0, inf) for every beta and gamma, and the best of all; ties as in `TipAdapter.search`."""
     if gammas is not None and not model.has_gamma:
         raise ClipnotesError(f"gammas were given, but {type(model).__name__} has no gamma; leave them out")
@@ -119,14 +124,14 @@ def best_over_alpha(model, x, y, affinity_x, betas=None, gammas=None):
     return Found(float(alphas[b, g]), betas[b], gammas[g], grid, (low, high), curve(rows))
 
 
-def best_on_grid(model, x, y, affinity_x, grid):
+def best_on_grid(model: TipAdapter, x: torch.Tensor, y: torch.Tensor, affinity_x: torch.Tensor, grid: Grid) -> Found:
     """The best setting of a grid; the first one in its loop order wins."""
     grid = grid if model.has_gamma else replace(grid, gammas=(0.0,))
     intervals = all_intervals(model, x, y, affinity_x, grid.betas, grid.gammas)
     table = accuracies(*intervals, grid.alphas)
     order = [("alpha", "beta", "gamma").index(name) for name in grid.order]
 
-    def first_best(table):
+    def first_best(table: np.ndarray) -> tuple[int, ...]:
         place = np.unravel_index(table.transpose(order).argmax(), [table.shape[a] for a in order])
         return tuple(int(place[order.index(a)]) for a in range(3))
 
@@ -138,13 +143,12 @@ def best_on_grid(model, x, y, affinity_x, grid):
     return Found(grid.alphas[a], grid.betas[b], grid.gammas[g], grid, intervals, curve(rows))
 
 
-def curve(rows):
-    import pandas as pd
-
+def curve(rows: list[tuple]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["beta", "gamma", "alpha", "accuracy"])
 
 
-def all_intervals(model, x, y, affinity_x, betas, gammas):
+def all_intervals(model: TipAdapter, x: torch.Tensor, y: torch.Tensor, affinity_x: torch.Tensor, betas: Sequence[float],
+                  gammas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """`right_intervals` of every row at every beta and gamma: (low, high), numpy [B, G, N] each."""
     constant, per_gamma = model.fixed_terms(x, affinity_x)  # [C, N]
     margin, change = lead(constant, y), lead(per_gamma, y, tie=0)
@@ -156,7 +160,7 @@ def all_intervals(model, x, y, affinity_x, betas, gammas):
     return low, high
 
 
-def lead(table, y, tie=1e-12):
+def lead(table: torch.Tensor, y: torch.Tensor, tie: float = 1e-12) -> torch.Tensor:
     """By how much the true class is ahead of each class of a table [C, n]; a tie counts for the class argmax takes."""
     own = y[None]
     ahead = table.gather(0, own) - table
@@ -165,7 +169,8 @@ def lead(table, y, tie=1e-12):
     return ahead
 
 
-def right_intervals(margin, change, gain, gammas):
+def right_intervals(margin: torch.Tensor, change: torch.Tensor, gain: torch.Tensor,
+                    gammas: dict[Any, float]) -> Iterator[tuple]:
     """Yield (key, low, high), for each {key: gamma} the open intervals of alpha on which rows are right, [n] each.
 
     Right means that the true class leads: margin + gamma change + alpha gain > 0, [C, n], for every class. So alpha lies
@@ -183,13 +188,13 @@ def right_intervals(margin, change, gain, gammas):
         yield key, low.masked_fill(low > UNHEARD, torch.inf) / scale, high / scale
 
 
-def sorted_ends(low, high):
+def sorted_ends(low: np.ndarray, high: np.ndarray) -> Iterator[np.ndarray]:
     """Lower and upper ends [G, N] in ascending order, those of empty intervals at infinity."""
     empty = ~(np.maximum(low, 0) < high)
     return (np.sort(np.where(empty, np.inf, ends), axis=-1) for ends in (low, high))
 
 
-def sweep(low, high):
+def sweep(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The alpha in [0, inf) that most of N intervals (low, high) [G, N] hold, and how many: [G] each.
 
     The alpha returned lies inside the first best stretch between neighbouring ends: 0 if that begins there, else its
@@ -210,7 +215,7 @@ def sweep(low, high):
     return np.where((start == 0) | (counts == 0), 0.0, inside), counts
 
 
-def accuracies(low, high, alphas):
+def accuracies(low: np.ndarray, high: np.ndarray, alphas: Sequence[float]) -> np.ndarray:
     """Share of N intervals (low, high) [B, G, N] that hold each of A alphas, float64 [A, B, G]."""
     table = np.empty((len(alphas), *low.shape[:2]))
     values = torch.tensor(alphas, dtype=torch.float64).expand(low.shape[1], -1).contiguous()
@@ -221,7 +226,7 @@ def accuracies(low, high, alphas):
     return table
 
 
-def climb(model, x, y, affinity_x):
+def climb(model: TipAdapter, x: torch.Tensor, y: torch.Tensor, affinity_x: torch.Tensor) -> tuple[float, float]:
     """From the model's alpha and gamma, the best gamma for that alpha, the best alpha for that gamma and so on.
 
     Returns (alpha, gamma) as soon as neither gains; beta stays.
@@ -231,10 +236,10 @@ def climb(model, x, y, affinity_x):
     for rows, _, _, part in model.votes(affinity_x, [model.beta_], [model.gamma_]):
         votes[:, rows] = part
 
-    def right(alpha, gamma):
+    def right(alpha: float, gamma: float) -> int:
         return int(((constant + gamma * per_gamma + alpha * votes).argmax(0) == y).sum())
 
-    def best(base, slope):
+    def best(base: torch.Tensor, slope: torch.Tensor) -> float:
         (_, low, high), = right_intervals(lead(base, y), torch.zeros_like(base), lead(slope, y, tie=0), {0: 0.0})
         return float(sweep(low[None].numpy(), high[None].numpy())[0][0])
 

@@ -143,7 +143,7 @@ class PromptTuning(Classifier):
     @classmethod
     def load(cls, path: str | Path, clip: Clip) -> Self:
         """The saved prompts with the CLIP that they were learnt for; see `LearntFiles.load` for what is refused."""
-        def make(tensors, facts):
+        def make(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> PromptTuning:
             settings = facts["settings"] | {"sgd": SGDConfig(**facts["settings"]["sgd"])}
             model, learnt = cls(clip, **settings).start(), tensors["learnt"]
             if learnt.shape != model.learnt_.shape:

@@ -1,11 +1,14 @@
 """Pseudo-labels: training images chosen without any label, from zero-shot predictions (UPL; paper B, Table 5)."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from clipnotes.checks import SEED, OneOf, Whole, as_tensor, class_labels
 from clipnotes.errors import ClipnotesError
 
 KINDS = ("confident", "random")
@@ -23,29 +26,29 @@ class PseudoLabels:
     counts: torch.Tensor
     k: int | None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
     @property
-    def never_predicted(self):
+    def never_predicted(self) -> list[int]:
         """Classes that are the prediction of no row, so that nothing could be chosen for them."""
         return torch.nonzero(self.counts == 0)[:, 0].tolist()
 
     @property
-    def short(self):
+    def short(self) -> dict[int, int]:
         """{class: rows chosen} of the classes that were predicted, but for fewer than k rows."""
         return {c: n for c, n in enumerate(self.counts.tolist()) if self.k and 0 < n < self.k}
 
-    def accuracy(self, true_y):
+    def accuracy(self, true_y: Any) -> float:
         """Share of right pseudo-labels, in [0, 1]; true_y [N]: the labels of ALL rows, those not chosen included."""
-        true_y = torch.as_tensor(true_y).long()
+        true_y = class_labels(true_y, "true_y")
         if len(true_y) <= self.indices.max():
             raise ClipnotesError(f"{len(true_y)} true labels, but row {self.indices.max()} was chosen; "
                                  "give the labels of all images that were scored")
         return (true_y[self.indices] == self.labels).double().mean().item()
 
 
-def select_pseudo_labels(scores, k=16, kind="confident", seed=1):
+def select_pseudo_labels(scores: Any, k: int | None = 16, kind: str = "confident", seed: int = 1) -> PseudoLabels:
     """Choose up to k rows for every class among those that are predicted as it; returns `PseudoLabels`.
 
     scores [N, C]: zero-shot probabilities, or logits, of which the softmax is taken (with logit_scale: the temperature
@@ -55,10 +58,7 @@ def select_pseudo_labels(scores, k=16, kind="confident", seed=1):
     from `seed` (Robust UPL), in the order drawn. Fewer where a class has fewer, see `short` and `never_predicted`.
     k=None takes all. Raises ClipnotesError for scores that are not finite [N, C], k below 1 and an unknown kind.
     """
-    if kind not in KINDS:
-        raise ClipnotesError(f"kind {kind!r} of selection is unknown; choose {' or '.join(KINDS)}")
-    if k is not None and k < 1:
-        raise ClipnotesError(f"k = {k} is out of range; give 1 image a class or more, or None for all")
+    OneOf(*KINDS)(kind, "kind"), Whole(1, optional=True)(k, "k"), SEED(seed, "seed")
     confidence, labels = probabilities(scores).max(1)
     rng, chosen = np.random.default_rng(seed), []
     by_confidence = confidence.argsort(descending=True, stable=True)
@@ -69,9 +69,9 @@ def select_pseudo_labels(scores, k=16, kind="confident", seed=1):
     return PseudoLabels(indices, labels[indices], confidence[indices], torch.tensor([len(rows) for rows in chosen]), k)
 
 
-def probabilities(scores):
+def probabilities(scores: Any) -> torch.Tensor:
     """[N, C] probabilities: the scores themselves where every row is one, else their softmax."""
-    scores = torch.as_tensor(scores)
+    scores = as_tensor(scores, "scores")
     scores = scores if scores.dtype == torch.float64 else scores.float()
     if scores.ndim != 2 or not scores.numel():
         raise ClipnotesError(f"scores have shape {list(scores.shape)}; give zero-shot logits or probabilities [N, C]")
@@ -83,7 +83,7 @@ def probabilities(scores):
     return scores.softmax(1)
 
 
-def ensemble_logits(members):
+def ensemble_logits(members: Iterable[Any]) -> torch.Tensor:
     """Logits [N, C] of an ensemble: the mean over its members' (UPL); one model a seed, say."""
     members = [torch.as_tensor(logits) for logits in members]
     shapes = {tuple(logits.shape) for logits in members}
