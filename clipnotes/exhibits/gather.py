@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from io import StringIO
@@ -34,12 +35,12 @@ class Recorded:
     error: str = ""
 
     @property
-    def measure(self):
+    def measure(self) -> str:
         """What it computes, version aside: notebook and parameters as one text; its own name where that is lost."""
         return json.dumps([self.name] if not self.notebook else [self.notebook, self.parameters], sort_keys=True)
 
 
-def gather(folders, progress=True):
+def gather(folders: Sequence[str | Path], progress: bool = True) -> pd.DataFrame:
     """Return one table of all runs in `folders` and below: sweeps, studies, single runs. Hidden folders are unfinished.
 
     Columns: those of results.csv; run (folder, as seen from the one given), status, seconds, version (of clipnotes), error; and
@@ -61,7 +62,7 @@ def gather(folders, progress=True):
     return _parsed(StringIO(_text(pd.DataFrame(rows, columns=order))))
 
 
-def runs_in(folder, several=False):
+def runs_in(folder: Path, several: bool = False) -> list[Recorded]:
     """Every `Recorded` in a folder and below: those of a sweep in its order, then those that it plans and that are not there.
 
     several: name them after the folder, too.
@@ -84,7 +85,7 @@ def runs_in(folder, several=False):
     return sorted(runs, key=lambda run: order.get(run.folder, len(order))) + missing
 
 
-def once(runs):
+def once(runs: list[Recorded]) -> list[Recorded]:
     """Runs without repetitions: of one notebook, parameters and version the record that got farthest, in the order found."""
     done = {run.measure for run in runs if run.status == "complete"}
     # what is left out: planned, or stopped before it knew its version
@@ -96,7 +97,7 @@ def once(runs):
     return [run for run in runs if id(run) in chosen]
 
 
-def rows_of(run):
+def rows_of(run: Recorded) -> list[dict]:
     """The rows of a run, as dicts: those of its results.csv with its facts beside them, or one without a metric."""
     rows = []
     if run.status == "complete":
@@ -115,7 +116,7 @@ def damaged(table: pd.DataFrame) -> list[str]:
     return [f"damaged: {run['run']}: {run['error']} It is left out: run it again." for run in runs.to_dict("records")]
 
 
-def write_gathered(table, path):
+def write_gathered(table: pd.DataFrame, path: str | Path) -> list[Path]:
     """Write the table as CSV to `path`, and as Parquet beside it where pyarrow is installed; return the files."""
     path = Path(path)
     if path.suffix != ".csv":
@@ -129,7 +130,7 @@ def write_gathered(table, path):
     return [path, path.with_suffix(".parquet")]
 
 
-def read_gathered(sources):
+def read_gathered(sources: Sequence[str | Path]) -> pd.DataFrame:
     """Return the table of `sources`: folders of runs, gathered anew, and files that `write_gathered` wrote."""
     sources = [Path(source) for source in sources]
     files, folders = [s for s in sources if s.is_file()], [s for s in sources if not s.is_file()]

@@ -35,7 +35,7 @@ from clipnotes.series.parameters import check
 from clipnotes.series.run_folder import COLUMNS, HELD, KEYS, RESULTS, read_facts, write_facts
 
 
-def start(name, namespace):
+def start(name: str, namespace: dict) -> "Run":
     """Begin the run of the notebook `name`; `namespace` is its globals(), after the parameters cell.
 
     Checks every parameter, seeds everything, applies the figure style, makes the out folder, writes run.json
@@ -72,7 +72,7 @@ def _source(name):
 class Run:
     """Made by `start`. `out` is the folder of its files, `parameters` the values in use."""
 
-    def __init__(self, notebook, parameters):
+    def __init__(self, notebook: Notebook, parameters: dict):
         self.notebook = notebook
         self.parameters = parameters
         self.short = short_names(parameters)  # {folder:PATH: the name that figures show}
@@ -103,7 +103,7 @@ class Run:
         self.flush()
         _follow_cells(self)
 
-    def record(self, *, metric, value, **keys):
+    def record(self, *, metric: str, value: float, **keys) -> None:
         """Add one tidy row.
 
         metric: what was measured ("accuracy" in [0, 1], ...). value: a number. keys: any of dataset, model,
@@ -143,7 +143,7 @@ class Run:
                     self.record(metric=metric, value=row[metric], **shared)
 
     @property
-    def records(self):
+    def records(self) -> pd.DataFrame:
         """All rows so far as a data frame: the fixed columns first, then further keys as they came."""
         frame = pd.DataFrame([row for row, _ in self._rows])
         further = [column for column in frame.columns if column not in COLUMNS]
@@ -179,7 +179,7 @@ class Run:
         self._check_id(id)
         explore(id, draw, controls, caption, size)
 
-    def compare(self, paper, item, **filters):
+    def compare(self, paper: str, item: str, **filters) -> None:
         """Show reference numbers for `item`, saying what each is, beside our matching records; empty columns are left out.
 
         paper, item, filters: see `clipnotes.exhibits.papers.compare`, which returns the frame.
@@ -198,7 +198,7 @@ class Run:
         self._write_facts()
         show(f"Takeaway: {text}", html=f"<p><strong>Takeaway.</strong> {escape(text)}</p>")
 
-    def finish(self):
+    def finish(self) -> None:
         """Mark the run complete and say where its results lie. Belongs into the last cell."""
         self.flush()
         seconds = round(time.perf_counter() - self._began, 1)
@@ -212,7 +212,7 @@ class Run:
         if get_ipython() is None:  # no cell that may be run again
             _release()
 
-    def flush(self):
+    def flush(self) -> None:
         """Write results.csv with all records so far."""
         with atomic_write(self.out / RESULTS) as stream:
             self.records.to_csv(stream, index=False, lineterminator="\n")

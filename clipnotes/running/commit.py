@@ -19,7 +19,7 @@ _LANGUAGE = {
 }
 
 
-def commit_outputs(executed, source):
+def commit_outputs(executed: str | Path, source: str | Path) -> None:
     """Copy the outputs of the notebook file `executed` into the notebook file `source`.
 
     Left out: papermill's metadata and injected cells, execution times, progress bars and warnings (stderr),

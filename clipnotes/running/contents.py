@@ -9,7 +9,7 @@ from clipnotes.series.notebooks import Notebook, series
 from clipnotes.series.run_folder import read_facts
 
 
-def check_contents(out):
+def check_contents(out: str | Path) -> None:
     """ClipnotesError if OUT/index.html is not one that `write_contents` wrote."""
     page = Path(out) / "index.html"
     if not os.path.lexists(page):

@@ -21,6 +21,7 @@ from pathlib import Path
 from clipnotes.errors import ClipnotesError, shown
 from clipnotes.paths import notebooks_dir
 from clipnotes.running.execute import overrides
+from clipnotes.series.notebooks import Notebook
 from clipnotes.series.parameters import check_together
 from clipnotes.yaml_files import read_yaml
 
@@ -34,7 +35,7 @@ _FILTER = (ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, as
            ast.Load, ast.Constant, ast.List, ast.Tuple)
 
 
-def read_grid(path, scale="pocket"):
+def read_grid(path: str | Path, scale: str = "pocket") -> dict:
     """Return the content of the grid file `path`, or of notebooks/grids/PATH.yaml, as it holds at `scale`.
 
     ClipnotesError: no such file, no valid YAML, an unknown key, a value of another type, no axes and no runs.
@@ -69,7 +70,7 @@ def _check_keys(name, content, allowed):
             raise ClipnotesError(f"Grid {name} has {key}: {shown(value)}, but {key} must be {_TYPES[allowed[key]]}.")
 
 
-def expand(grid, notebook):
+def expand(grid: dict, notebook: Notebook) -> list[dict]:
     """Return the parameters of every run of `grid` (see `read_grid`), checked for `notebook`: a list of dicts, each once.
 
     Crossed axes come first, the last axis fastest, then the explicit runs; file names are absolute.

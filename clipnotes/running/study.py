@@ -74,7 +74,7 @@ def _write_contents(out, preset):
         tqdm.write(f"{out / 'index.html'} could not be written: {error.strerror}.", file=sys.stderr)
 
 
-def summary(results):
+def summary(results: list[dict]) -> str:
     """Return the results of `study` as a plain-text table."""
     rows = [
         {
@@ -88,13 +88,13 @@ def summary(results):
     return pd.DataFrame(rows).to_string(index=False)
 
 
-def preset_names():
+def preset_names() -> list[str]:
     """Return the names of all presets, the files notebooks/presets/NAME.yaml."""
     names = sorted(path.stem for path in (notebooks_dir() / "presets").glob("*.yaml"))
     return [name for name in names if not re.search(r"_\d\d$", name)]
 
 
-def read_preset(name):
+def read_preset(name: str) -> dict[str, dict]:
     """Return {notebook name: checked parameters} for the whole series.
 
     NAME.yaml maps "*" to parameters for every notebook that has them, and a notebook's number or name to its own, which go

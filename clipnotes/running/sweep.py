@@ -42,17 +42,17 @@ class Plan:
     states: dict
     seconds: list  # of the done runs
 
-    def waiting(self, rerun_stale=False):
+    def waiting(self, rerun_stale: bool = False) -> list[str]:
         """The ids of the runs to compute."""
         return [id for id, state in self.states.items() if state not in ("done", *["stale"] * (not rerun_stale))]
 
     @cached_property
-    def varied(self):
+    def varied(self) -> list[str]:
         """Names of the parameters that are not the same in all runs."""
         names = dict.fromkeys(name for parameters in self.runs.values() for name in parameters)
         return [name for name in names if len({repr(parameters.get(name)) for parameters in self.runs.values()}) > 1]
 
-    def label(self, id):
+    def label(self, id: str) -> str:
         """What sets a run apart from the others, as one line."""
         parameters = self.runs[id]
         return " ".join([id, *(f"{name}={parameters[name]}" for name in self.varied if name in parameters)])
@@ -77,7 +77,7 @@ def plan(notebook: Notebook, grid: str | Path, out: str | Path, scale: str = "po
     return Plan(notebook, content, scale, out, runs, states, [each["seconds"] for each in facts if "seconds" in each])
 
 
-def run_id(notebook, parameters):
+def run_id(notebook: Notebook, parameters: dict) -> str:
     """A short name that stands for the notebook and the parameters given: its number and 12 hexadecimal digits."""
     text = json.dumps([notebook.name, parameters], sort_keys=True)
     return f"{notebook.number}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -95,7 +95,7 @@ def state(notebook: Notebook, parameters: dict, folder: Path) -> str:
     return "done" if completed(notebook, parameters, folder, page=False) else "damaged"
 
 
-def describe(plan, workers=None, rerun_stale=False):
+def describe(plan: Plan, workers: int | None = None, rerun_stale: bool = False) -> str:
     """The plan in words: how many runs, which are done or stale, how long the others take on `workers`, or of one worker."""
     counts, waiting = Counter(plan.states.values()), len(plan.waiting(rerun_stale))
     title = plan.grid.get("title", "a grid")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipnotes.errors import ClipnotesError, shown
 from clipnotes.paths import notebooks_dir
-from clipnotes.series.parameters import read_cells, read_parameters
+from clipnotes.series.parameters import Parameter, read_cells, read_parameters
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,19 @@ class Notebook:
     path: Path
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.path.stem
 
     @property
-    def number(self):
+    def number(self) -> str:
         return self.name.split("_")[0]
 
     @cached_property
-    def content(self):
+    def content(self) -> dict:
         return read_cells(self.path)
 
     @property
-    def question(self):
+    def question(self) -> str:
         """The text of the first H1, which is the notebook's question; its name where it has none."""
         for cell in self.content["cells"]:
             for line in cell["source"].splitlines():
@@ -38,28 +38,28 @@ class Notebook:
         return self.name
 
     @property
-    def facts(self):
+    def facts(self) -> dict:
         """What the authors say of it: {"reproduces": text, "minutes": number, "needs": text}."""
         facts = self.content["metadata"].get("clipnotes")
         return facts if isinstance(facts, dict) else {}
 
     @property
-    def code_hash(self):
+    def code_hash(self) -> str:
         """A hash over the code cells: prose and outputs may change without making a result stale."""
         sources = [cell["source"] for cell in self.content["cells"] if cell["cell_type"] == "code"]
         return hashlib.sha256("\0".join(sources).encode()).hexdigest()
 
     @cached_property
-    def parameters(self):
+    def parameters(self) -> list[Parameter]:
         return read_parameters(self.path)
 
 
-def series():
+def series() -> list[Notebook]:
     """Return the notebooks of the series in order: files named NN_slug.ipynb."""
     return [Notebook(path) for path in sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb"))]
 
 
-def find(key):
+def find(key: str) -> Notebook:
     """Return the notebook whose number ("02" or "2") or name is `key`; ClipnotesError lists what exists."""
     notebooks = series()
     for notebook in notebooks:
