@@ -173,6 +173,19 @@ def test_a_run_that_was_moved_is_whole(finished):
     assert not damage("elsewhere") and completed(find("01"), {}, "elsewhere")
 
 
+def test_a_notebook_that_a_reader_worked_on_in_is_whole_and_stays(finished, computed):
+    (finished / "notebook.ipynb").write_text('{"cells": [], "nbformat": 4, "metadata": {"mine": true}}')
+    assert not damage(finished) and completed(find("01"), {}, finished)
+    with pytest.raises(ClipnotesError, match="^out/notebook.ipynb was edited since the run that it belongs to: copy it to"):
+        refuse_foreign(finished)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "01", "--out", "out", "--resume"])
+    assert caught.value.code == 0 and not computed
+    Path("study").mkdir()
+    finished.rename("study/01_toy")
+    assert study(only=["01"], out="study", resume=True)[0]["kept"]
+
+
 FOREIGN = [("results.csv", "mine"), ("notebook.ipynb", "mine"), ("notebook.html", "mine"), ("run.json", "[]")]
 
 

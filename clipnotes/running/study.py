@@ -38,12 +38,12 @@ def study(preset: str = "pocket", only: Iterable[str] = (), resume: bool = False
             f"There are no notebooks in {notebooks_dir()}: CLIPNOTES_NOTEBOOKS names another folder."
         )
     settings, out = read_preset(preset), Path(out)
+    results, waiting = _sort(notebooks, settings, out, resume)
     if not force:
         check_contents(out)
-        for notebook in notebooks:
-            refuse_foreign(out / notebook.name)
+        for job in waiting:
+            refuse_foreign(job.out)
     with hold(out):
-        results, waiting = _sort(notebooks, settings, out, resume)
         with client_for(len(waiting), jobs) as client:
             for job, facts in with_bar(compute(waiting, client), len(notebooks), len(waiting), f"study ({preset})"):
                 results[job.notebook.name] = facts | {"kept": False}

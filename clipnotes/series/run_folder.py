@@ -124,7 +124,10 @@ def _measured(path: Path) -> dict:
 
 
 def damage(out: str | Path) -> str:
-    """What is wrong with the run in OUT, as a sentence; "" if run.json can be read and, once complete, every file is whole."""
+    """What is wrong with the run in OUT, as a sentence; "" if run.json can be read and, once complete, every file is whole.
+
+    A reader may have worked on in notebook.ipynb: that is no damage while it is a notebook.
+    """
     out = Path(out)
     try:
         facts = read_valid(out / "run.json", _FACTS)
@@ -135,6 +138,8 @@ def damage(out: str | Path) -> str:
     for name, kept in facts["files"].items():
         try:
             size = (out / name).stat().st_size
+            if name == NOTEBOOK and _edited(out, facts):
+                continue
             if size != kept["bytes"]:
                 return f"{out / name} has {size} bytes, not the {kept['bytes']} that were written."
             if _measured(out / name) != kept:
@@ -144,32 +149,41 @@ def damage(out: str | Path) -> str:
     return ""
 
 
+def _edited(out, facts):
+    """Whether the notebook in OUT is another one than the run of these facts left."""
+    kept, path = facts.get("files", {}).get(NOTEBOOK), out / NOTEBOOK
+    return bool(kept) and path.is_file() and _measured(path) != kept and isinstance(_json(path), dict)
+
+
+def _json(path):
+    """The value of a JSON file, None where it is no JSON."""
+    try:
+        return read_json(path, path.name)
+    except ClipnotesError:
+        return None
+
+
 # --- before a run -------------------------------------------------------------------------------------------------
 
 
 def refuse_foreign(out: str | Path, names: Iterable[str] = (NOTEBOOK, PAGE, RESULTS), remedy: str = "add --force") -> None:
     """ClipnotesError if OUT holds a run.json, or a file of these names, that no run of ours made; remedy: what overwrites it.
 
-    A run.json that is no JSON at all is what is left of one of ours.
+    So is a notebook.ipynb that was edited since its run. A run.json that is no JSON at all is what is left of one of ours.
     """
     out, ours = Path(out), set()
     facts = read_facts(out)
     if facts:
         ours = {"run.json", *facts.get("files", {})}
-    elif os.path.isfile(out / "run.json") and not _is_json(out / "run.json"):
+    elif os.path.isfile(out / "run.json") and _json(out / "run.json") is None:
         return
+    if NOTEBOOK in names and _edited(out, facts):
+        raise ClipnotesError(f"{out / NOTEBOOK} was edited since the run that it belongs to: copy it to another place, or "
+                             f"{remedy} to overwrite it.")
     for name in ("run.json", *names):
         if name not in ours and os.path.lexists(out / name):
             raise ClipnotesError(f"{out / name} is there already, and no run of clipnotes made it so: choose another folder, "
                                  f"or {remedy} to overwrite it.")
-
-
-def _is_json(path):
-    try:
-        read_json(path, path.name)
-    except ClipnotesError:
-        return False
-    return True
 
 
 @contextmanager
