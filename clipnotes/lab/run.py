@@ -114,9 +114,7 @@ class Run:
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise ClipnotesError(
-                f"The value of {metric} is {value!r}, but must be a single number."
-            ) from None
+            raise ClipnotesError(f"The value of {metric} is {value!r}, but must be a single number.") from None
         scalars = {key: v for key, v in self.shown.items() if key in KEYS and not isinstance(v, list)}
         row = {"notebook": self.notebook.name} | scalars | keys | {"metric": metric, "value": number}
         self._rows.append((row, self._cell))
