@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from clipnotes.analysis.noisy_methods import ALONE, METHODS, ORIGINAL_ONLY, PROBES, needs_text, noisy_methods
-from clipnotes.analysis.robustness import noisy_shots
+from clipnotes.analysis.robustness import labels_by_people, noisy_shots
 from clipnotes.analysis.trust import auroc, trust, trust_histograms, trust_table
-from clipnotes.data import FeatureBank
+from clipnotes.data import FeatureBank, load_task
 from clipnotes.data.bank import FeatureSplit
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import NoisyMeans, RobustProbe, SGDConfig, TipAdapter
@@ -95,3 +95,16 @@ def test_tables_of_trust():
     assert (sums == 2 * 5 * 8 / 2).all().all() and counts["bin"].between(0, 9).all()
     top = counts[counts["bin"] == 9]
     assert (top["right"] > top["wrong"]).all()
+
+
+def test_labels_by_people_are_taken_as_they_are():
+    bank = banks()["blobs"]["original"]
+    people = torch.where(torch.arange(100) % 4 == 0, (bank.train.y + 2) % 5, bank.train.y)
+    noisy = noisy_shots(bank, 8, 0.0, "human", 1, people)
+    assert torch.equal(noisy.labels, people[noisy.indices]) and torch.equal(noisy.is_noisy, noisy.indices % 4 == 0)
+    table = trust_table(banks(), [0.0], [1], "human", 8, {"blobs": people})
+    assert (table["true_rate"] == noisy.rate).all() and table["auroc"].notna().all()
+    with says('noise kind "human" needs the labels that people gave'):
+        noisy_shots(bank, 8, 0.0, "human")
+    with says("has no labels by people; cifar10 and cifar100 have"):
+        labels_by_people(load_task("digits"), "worse_label")

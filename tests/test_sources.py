@@ -12,6 +12,7 @@ import torch
 import yaml
 from layouts import LAYOUTS, write_layout, write_manifest, write_split_file
 
+from clipnotes.analysis.robustness import labels_by_people
 from clipnotes.cli.main import main
 from clipnotes.data import corrupt_labels, encode_task, list_datasets, load_manifest, load_task
 from clipnotes.data.class_names import REPAIRS
@@ -364,6 +365,8 @@ def test_labels_by_people_stay_with_their_images(tmp_path):
         labels = corrupt_labels(part.labels, kind="human", path=path, key="aggre_label", rows=part.rows)
         assert labels.is_noisy.tolist() == [row % 4 == 0 for row in part.rows]
         assert torch.equal(labels.labels, (part.labels + labels.is_noisy.long()) % 10)
+    people = labels_by_people(task, "aggre_label", tmp_path)
+    assert torch.equal(people != task.train.labels, torch.as_tensor(task.train.rows) % 4 == 0)
     with says("CIFAR-10_human.pt was made for other images: its true labels differ from those of "):
         corrupt_labels(whole.train.labels, kind="human", path=path, key="aggre_label", rows=whole.train.rows[::-1])
     with says("give one label an image, in the order of the training split, or rows= of the file"):

@@ -5,13 +5,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
 from clipnotes.backbone.clip import Clip
+from clipnotes.checks import class_labels
 from clipnotes.data.features import FeatureBank
+from clipnotes.data.manifests import load_manifest
 from clipnotes.data.noise import NoisyLabels, corrupt_labels
 from clipnotes.data.tasks import Task, few_shot
 from clipnotes.errors import ClipnotesError
@@ -32,11 +35,18 @@ def noisy_shots(bank: FeatureBank, shots: int, rate: float, kind: str = "uniform
     """`NoisyLabels` of `shots` training images a class of a bank, drawn with `seed`; indices: rows of its training split.
 
     kind, rate: see `corrupt_labels`; "confusion" needs the bank's text features, "ptnl" its whole training split,
-    "annotator" the logits [N, C] of another model for all training images (by default this one's, which needs text).
+    "annotator" the logits [N, C] of another model for all training images (by default this one's, which needs text),
+    "human" as `annotator` the labels by people of all training images (`labels_by_people`), whose own rate takes the place of
+    `rate`.
     """
     if kind == "ptnl":
         return corrupt_labels(bank.train.y, rate, kind, bank.n_classes, seed, shots=shots)
     rows = torch.from_numpy(few_shot(bank.train.y, shots, seed, bank.classnames or range(bank.n_classes)))
+    if kind == "human":
+        if annotator is None:
+            raise ClipnotesError('noise kind "human" needs the labels that people gave; give them, see labels_by_people')
+        labels = class_labels(annotator, "annotator", len(bank.train.y), bank.n_classes, of="training images")[rows]
+        return NoisyLabels(labels, labels != bank.train.y[rows], rows)
     logits = None
     if kind == "annotator" and annotator is not None:
         logits = annotator[rows]
@@ -45,6 +55,20 @@ def noisy_shots(bank: FeatureBank, shots: int, rate: float, kind: str = "uniform
             raise ClipnotesError(f'noise kind "{kind}" needs class texts, but the features of {bank.name} have none')
         logits = ZeroShot(bank.text).logits(bank.train.unit()[rows])
     return replace(corrupt_labels(bank.train.y[rows], rate, kind, bank.n_classes, seed, logits), indices=rows)
+
+
+def labels_by_people(task: Task, entry: str, data_root: str | Path = "data") -> torch.Tensor:
+    """Labels int64 [N] that people gave to the training images of a task, from the file that its manifest names.
+
+    entry: such as "worse_label" of CIFAR-10N. Raises ClipnotesError for a data set without such a file, and as
+    `corrupt_labels(kind="human")` does.
+    """
+    source = load_manifest(task.name).noisy_labels
+    if not source:
+        raise ClipnotesError(f"data set {task.name!r} has no labels by people; cifar10 and cifar100 have")
+    path = Path(data_root) / source["file"]
+    return corrupt_labels(task.train.labels, kind="human", n_classes=len(task.classnames), path=path, key=entry,
+                          rows=task.train.rows).labels
 
 
 def noisy_accuracies(clip: Clip, banks: dict[str, FeatureBank], methods: Sequence[str], losses: Sequence[str] = ("ce",),

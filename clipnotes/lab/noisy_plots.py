@@ -11,7 +11,7 @@ STYLES = {  # marker and colour of a method; corrected features are dashed and h
     "prompt tuning": ("X", "noisy"), "prompt tuning, GCE": ("*", "noisy"),
 }
 KIND_STYLES = {"uniform": ("o", "paired"), "pairflip": ("v", "unpaired"), "confusion": ("D", "text"),
-               "annotator": ("s", "image")}
+               "annotator": ("s", "image"), "human": ("*", "noisy")}
 
 
 def rate_lines(ax, table, title):
