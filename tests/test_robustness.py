@@ -1,6 +1,7 @@
-"""Accuracies under label noise: what is shared between methods, each against fitting by hand, recipes, verdicts, bad input."""
+"""Accuracies under label noise: what is shared between methods, each against fitting by hand, recipes, sides, bad input."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from clipnotes.analysis.robustness import (
     noisy_shots,
     probe_accuracies,
 )
-from clipnotes.analysis.statistics import verdict
+from clipnotes.analysis.statistics import sides
 from clipnotes.data import FeatureBank, encode_task, load_task
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
@@ -153,7 +154,7 @@ def test_unbatched_models_are_fitted_too(clip, bank):
     assert all(0 <= model.score(bank.test.x, bank.test.y) <= 1 for model in models)
 
 
-# --- recipes and verdicts -----------------------------------------------------------------------------------------
+# --- recipes and sides ---------------------------------------------------------------------------------------------
 
 
 def test_every_method_has_its_recipes():
@@ -172,6 +173,8 @@ def test_unknown_methods_and_recipes():
         build("Image Finetuning", None, ["a", "b"])
 
 
-def test_verdicts():
-    assert [verdict(*ends) for ends in ((0.1, 2), (-2, -0.1), (-1, 1), (0, 1), (np.nan, np.nan))] == [
-        "holds", "reversed", "unclear", "unclear", "unclear"]
+def test_sides_are_counted():
+    found = sides({"a - b": pd.Series([1.0, 2.0, -1.5]), "b - c": pd.Series([0.0])})
+    assert found["positive"].tolist() == [2, 0] and found["sets"].tolist() == [3, 1]
+    assert found["mean"].tolist() == [0.5, 0.0]
+    assert found["half"][0] == pytest.approx(4.700, abs=1e-3) and np.isnan(found["half"][1])

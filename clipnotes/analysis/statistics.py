@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from clipnotes.checks import Number
 
@@ -26,9 +27,14 @@ def mean_ci(values: Any, level: float = 0.95) -> tuple[Any, Any]:
     return values.mean(0), t.ppf((1 + level) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
 
 
-def verdict(low: float, high: float) -> str:
-    """What the interval from low to high of a difference says of the claim that the difference is positive.
+def sides(differences: dict[str, pd.Series]) -> pd.DataFrame:
+    """Differences by data set, each positive where a claim is right, as one row each: how many sets are on its side.
 
-    "holds" where all of it lies above 0, "reversed" where it lies below, "unclear" where it holds 0 or is not known (NaN).
+    Columns: difference (its name), mean, half (of the 95 % Student-t interval over data sets), positive, sets. With few data
+    sets the interval has little power, so the sides are counted.
     """
-    return "holds" if low > 0 else "reversed" if high < 0 else "unclear"
+    rows = []
+    for name, values in differences.items():
+        mean, half = mean_ci(values)
+        rows.append({"difference": name, "mean": mean, "half": half, "positive": int((values > 0).sum()), "sets": len(values)})
+    return pd.DataFrame(rows, columns=["difference", "mean", "half", "positive", "sets"])

@@ -92,32 +92,44 @@ def effect_strokes(axes, values, marks):
 
 
 def claim_dots(claims, effects, xlabel):
-    """A figure with a line a claim: a small dot a data set, a large one their mean, n of m on the claimed side at the right.
+    """`side_dots` of `exhibits.claims.Claim`s, from the top; effects: their rows of `exhibits.claims.effects`."""
+    by = {scale: effects[effects["scale"] == scale].groupby("claim")["value"] for scale in SCALES}
+    lines = {f"{claim.id}  {claim.statement}": {scale: groups.get_group(claim.id) for scale, groups in by.items()
+                                                if claim.id in groups.groups} for claim in claims}
+    return side_dots(lines, xlabel)
 
-    claims: `exhibits.claims.Claim`s, from the top. effects: their rows of `exhibits.claims.effects`. Round: pocket, square:
-    real CLIP. The claimed side is to the right of 0.
+
+SCALES = {"real CLIP": ("unpaired", "s", -0.17), "pocket": ("paired", "o", 0.17)}  # role of the colour, marker, shift
+
+
+def side_dots(lines, xlabel):
+    """A figure with a line a difference: a small dot a data set, a large one their mean, n of m right of zero at its end.
+
+    lines: {name of the difference: {scale, of `SCALES`: values by data set}}, from the top. Zero parts right from wrong: the
+    claimed side is to the right of it.
     """
-    figure, ax = plt.subplots(figsize=(7.6, 1.3 + 0.5 * len(claims)))
+    figure, ax = plt.subplots(figsize=(7.6, 1.3 + 0.5 * len(lines)))
     ax.axvspan(0, 1e6, color=PALETTE["clean"], alpha=0.08, linewidth=0)
     ax.axvline(0, color="0.3", linewidth=1)
-    for place, claim in enumerate(claims):
-        for scale, role, marker, shift in (("real CLIP", "unpaired", "s", -0.17), ("pocket", "paired", "o", 0.17)):
-            values = effects[(effects["claim"] == claim.id) & (effects["scale"] == scale)]["value"]
-            if len(values):
-                y = place + shift
-                ax.plot(values, [y] * len(values), marker, color=PALETTE[role], markersize=3.5, alpha=0.55)
-                ax.plot(values.mean(), y, marker, color=PALETTE[role], markersize=8, label=scale)
-                ax.text(1.01, y, f"{(values > 0).sum()} of {len(values)}", transform=ax.get_yaxis_transform(), va="center",
-                        fontsize=8.5, color=PALETTE[role])
-    low, high = effects["value"].min(), effects["value"].max()
-    ax.set_xlim(min(low, -5) * 1.05, max(high, 5) * 1.05)
-    ax.set_yticks(range(len(claims)), [textwrap.fill(f"{claim.id}  {claim.statement}", 52) for claim in claims], fontsize=8.5)
-    ax.set_ylim(len(claims) - 0.5, -0.5)
+    every = []
+    for place, scales in enumerate(lines.values()):
+        for scale, values in scales.items():
+            role, marker, shift = SCALES[scale]
+            y, every = place + shift * (len(scales) > 1), [*every, *values]
+            ax.plot(values, [y] * len(values), marker, color=PALETTE[role], markersize=3.5, alpha=0.55)
+            ax.plot(values.mean(), y, marker, color=PALETTE[role], markersize=8, label=scale)
+            ax.text(1.01, y, f"{(values > 0).sum()} of {len(values)}", transform=ax.get_yaxis_transform(), va="center",
+                    fontsize=8.5, color=PALETTE[role])
+    margin = 0.05 * (max(every) - min(every)) + 1
+    ax.set_xlim(min(*every, -5) - margin, max(*every, 5) + margin)
+    ax.set_yticks(range(len(lines)), [textwrap.fill(name, 52) for name in lines], fontsize=8.5)
+    ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(xlabel)
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    names = [name for name in ("real CLIP", "pocket") if name in handles]
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=2)
+    names = [name for name in SCALES if name in handles]
+    if len(names) > 1:
+        figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=2)
     return figure
 
 
