@@ -177,4 +177,4 @@ def test_sides_are_counted():
     found = sides({"a - b": pd.Series([1.0, 2.0, -1.5]), "b - c": pd.Series([0.0])})
     assert found["positive"].tolist() == [2, 0] and found["sets"].tolist() == [3, 1]
     assert found["mean"].tolist() == [0.5, 0.0]
-    assert found["half"][0] == pytest.approx(4.700, abs=1e-3) and np.isnan(found["half"][1])
+    assert found["half"][0] == pytest.approx(4.479, abs=1e-3) and np.isnan(found["half"][1])
