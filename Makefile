@@ -38,7 +38,7 @@ lint: install
 # Runs the pocket preset and writes its outputs back into notebooks/, so that the series reads well unrun.
 notebooks: install
 	$(BIN)/clipnotes study --preset pocket --out runs --update
-	cp runs/02_intra_modal_overlap/figures/fig1_overlap.png notebooks/images/overlap.png
+	cp runs/13_results/figures/fig1_paper_b.png notebooks/images/results_b.png
 
 # Runs the pocket grids, or goes on with them, and gathers the table that notebook 12 reads; an hour on two cores.
 sweeps: install

@@ -132,8 +132,9 @@ def test_committed_notebooks_are_executed_and_clean(path):
 
 
 def readme_commands():
-    """The commands of the README's bash blocks, comments removed."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    """The commands of the bash blocks of README and guide, comments removed."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "notebooks" / "guide").glob("*.md"))]
+    blocks = [block for page in pages for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.S)]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line]
 

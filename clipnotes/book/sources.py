@@ -12,6 +12,7 @@ from PIL import Image
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.lab.explore import explorer_content, explorer_html
+from clipnotes.paths import notebooks_dir
 from clipnotes.running.contents import contents_html, entry
 from clipnotes.running.outputs import readable
 from clipnotes.series.notebooks import Notebook, series
@@ -37,8 +38,9 @@ def write_sources(study: Path, folder: Path) -> None:
         ready = page_source(nbformat.read(run / "notebook.ipynb", as_version=4), drawn, folder)
         nbformat.write(ready, folder / f"{notebook.name}.ipynb")
         figures += drawn.values()
+    guide = write_guide(folder)
     write_raw(folder, "gallery", "Figures by exhibit", render("gallery.html.j2", groups=by_exhibit(figures)))
-    write_raw(folder, "index", "clipnotes: the study", contents(study, notebooks), toctree(notebooks))
+    write_raw(folder, "index", "clipnotes: the study", contents(study, notebooks), toctree(notebooks, guide))
 
 
 def figures_of(run: Path, notebook: Notebook) -> dict[str, dict]:
@@ -112,9 +114,18 @@ def contents(study, notebooks):
     return contents_html(entries)
 
 
-def toctree(notebooks):
+def toctree(notebooks, guide):
     lines = [f"{notebook.number} {notebook.question} <{notebook.name}>" for notebook in notebooks]
-    return "\n".join(["```{toctree}", ":hidden:", "", *lines, "Figures by exhibit <gallery>", "```", ""])
+    return "\n".join(["```{toctree}", ":hidden:", "", *lines, "Figures by exhibit <gallery>", *guide, "```", ""])
+
+
+def write_guide(folder: Path) -> list[str]:
+    """Copy the pages of notebooks/guide; links to files of the repository become their names, since a book stands alone."""
+    pages = sorted((notebooks_dir() / "guide").glob("*.md"))
+    for page in pages:
+        text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", page.read_text(encoding="utf-8"))
+        (folder / f"guide_{page.stem}.md").write_text(text, encoding="utf-8")
+    return [f"guide_{page.stem}" for page in pages]
 
 
 def write_raw(folder, name, title, html, markdown=""):
