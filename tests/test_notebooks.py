@@ -45,7 +45,7 @@ def test_notebook_runs_and_leaves_its_results(name, tmp_path):
     facts = run_notebook(Notebook(path), read_preset("quick")[name], tmp_path, leave_bar=False)
     assert facts["status"] == "complete", facts.get("error")
     assert facts["takeaways"]
-    assert len(facts["figures"]) >= (2 if name in ("12_gather", "13_results") else 4)
+    assert len(facts["figures"]) >= (2 if name in ("12_gather", "13_results") else 3)
     for figure in facts["figures"]:
         for kind in ("png", "svg", "csv"):
             assert (tmp_path / "figures" / f"{figure['id']}.{kind}").stat().st_size > 0
