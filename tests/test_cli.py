@@ -104,7 +104,7 @@ def test_plain_papermill_works_as_well(toy_notebook):
 def test_data_commands(monkeypatch, capsys):
     manifest = SimpleNamespace(
         title="Digits",
-        splits={"train": 10, "test": 5},
+        counts={"train": 10, "test": 5},
         n_classes=2,
         licence="MIT",
         status=lambda root: root,

@@ -46,10 +46,10 @@ BOMB = "a: &a [x, x, x]\n" + "\n".join(f"{name}: &{name} [{', '.join([f'*{before
     ("--- 1\n--- 2", "expected a single document"),
 ])
 def test_what_is_no_plain_yaml_is_refused_at_once(text, message):
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ClipnotesError, match=re.escape(message)) as caught:
         load_yaml(text, "Grid x.yaml")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert str(caught.value).startswith("Grid x.yaml is no valid YAML") and "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 
