@@ -171,6 +171,15 @@ def test_a_folder_belongs_to_one_kernel_at_a_time(toy_notebook, monkeypatch):
     assert run.out == Path("results")
 
 
+def test_a_folder_of_the_same_name_elsewhere_is_another_folder(toy_notebook, monkeypatch):
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
+    lab.start("01_toy", dict(VALUES, out="results"))
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    with holding("results"), pytest.raises(ClipnotesError, match="^results is in use by another run"):
+        lab.start("01_toy", dict(VALUES, out="results"))
+
+
 def test_a_frame_of_records(run):
     frame = pd.DataFrame({"method": ["a", "b"], "seed": [1, 2], "accuracy": [0.5, 0.25], "memorised": [float("nan"), 0.75],
                           "loss": ["ce", None]})

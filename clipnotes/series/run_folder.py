@@ -202,7 +202,7 @@ def take(out: str | Path) -> FileLock:
     ClipnotesError: another process holds OUT, or nothing can be written there.
     """
     out = Path(out)
-    lock = FileLock(out / ".clipnotes.lock", timeout=PATIENCE, thread_local=False)
+    lock = FileLock(out.absolute() / ".clipnotes.lock", timeout=PATIENCE, thread_local=False)  # a kernel may change folder
     try:
         out.mkdir(parents=True, exist_ok=True)
         with atomic_write(out / ".clipnotes.probe", "wb") as stream:  # a full disk takes empty files, but no content
