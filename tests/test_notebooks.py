@@ -131,6 +131,34 @@ def test_committed_notebooks_are_executed_and_clean(path):
     assert pictures and all(output.metadata["image/png"]["alt"] for output in pictures)
 
 
+TO_BE_CUT = {  # notebooks with cells and lines that are still too long
+    "00_start_here",
+    "01_zero_shot",
+    "02_intra_modal_overlap",
+    "03_reduce_the_overlap",
+    "04_cache_models",
+    "05_does_overlap_explain_accuracy",
+    "06_prompt_tuning",
+    "07_noisy_labels",
+    "08_why_prompts_resist",
+    "09_noisy_gradients",
+    "10_confusion",
+    "11_without_labels",
+    "12_gather",
+    "13_results",
+    "15_where_they_meet",
+}
+UNBREAKABLE = re.compile(r"\s*(\||.*\]\()")  # Markdown wants a row of a table, or a link, on one line
+
+
+@pytest.mark.parametrize("notebook", [n for n in series() if n.name not in TO_BE_CUT], ids=lambda notebook: notebook.name)
+def test_a_cell_is_seen_whole(notebook):
+    for cell in notebook.content["cells"]:
+        lines = cell["source"].splitlines()
+        assert cell["cell_type"] == "markdown" or len(lines) <= 25, lines[0]
+        assert not [line for line in lines if len(line) > 128 and (cell["cell_type"] == "code" or not UNBREAKABLE.match(line))]
+
+
 def readme_commands():
     """The commands of the bash blocks of README and guide, comments removed."""
     pages = [ROOT / "README.md", *sorted((ROOT / "notebooks" / "guide").glob("*.md"))]

@@ -1,7 +1,7 @@
 """The parameters of a notebook: read from its one tagged cell, checked before anything runs.
 
-A line reads `name: type = value  # help [domain]`. Papermill understands name, type, value and help; the
-domain in brackets at the end of the help is ours, see `clipnotes.series.domains`.
+A line reads `name: type = value  # help [domain]`, and a list may go on over several lines, the help after its end. Papermill
+understands name, type, value and help; the domain in brackets at the end of the help is ours, see `clipnotes.series.domains`.
 """
 
 import ast
@@ -67,11 +67,12 @@ def read_parameters(path):
     cell = _parameters_cell(path)
     parameters = []
     for statement in _statements(path, cell):
-        line = _LINE.fullmatch(cell.splitlines()[statement.lineno - 1])
-        if line is None or statement.end_lineno != statement.lineno:
+        lines = cell.splitlines()[statement.lineno - 1:statement.end_lineno]
+        line = _LINE.fullmatch("".join(part.strip() for part in lines))  # as papermill joins them
+        if line is None:
             raise ClipnotesError(
-                f"Parameter line {ast.unparse(statement)!r} of {path.name} cannot be read: write `name: type = value  # help` "
-                f"on one line, with no other equals sign and no # inside a string."
+                f"Parameter line {ast.unparse(statement)!r} of {path.name} cannot be read: write `name: type = value  # help`, "
+                f"with no other equals sign, no # inside a string and the help after the value's end."
             )
         parameters.append(_parameter(path, **line.groupdict()))
     for parameter in parameters:
