@@ -12,7 +12,7 @@ from clipnotes import lab
 from clipnotes.lab import diagrams
 from clipnotes.lab.display import show_table
 from clipnotes.lab.figures import save_figure
-from clipnotes.lab.plots import image_grid, ranked_dots
+from clipnotes.lab.plots import doubling_axis, image_grid, legend_below, outer_labels, ranked_dots
 from clipnotes.series.notebooks import series
 
 ODD = [r"$\frac{", "$5", "$5 to $10", r"a\b", "{", "x^2", "a_b", "50 %", "#1", "<b>&", r"\$", "$$", "日本"]
@@ -54,6 +54,20 @@ def test_logarithmic_axes_have_plain_numbers(tmp_path, scale, expected):
     save_figure(figure, tmp_path, "log")
     drawn = texts(tmp_path / "log.svg")
     assert expected <= set(drawn) and not any("$" in text for text in drawn)
+
+
+def test_panels_share_one_legend_and_label_their_margins_alone(tmp_path):
+    figure, axes = plt.subplots(2, 2, squeeze=False)
+    for ax, names in zip(axes.flat, (["a"], ["a", "b"], ["c"], []), strict=True):
+        for name in names:
+            ax.plot([1, 2, 16], [0, 1, 2], label=name)
+        doubling_axis(ax, [16, 1, 2, 1])
+    outer_labels(axes, "shots", "accuracy")
+    legend_below(figure)
+    save_figure(figure, tmp_path, "panels")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
+    drawn = texts(tmp_path / "panels.svg")
+    assert drawn.count("shots") == drawn.count("accuracy") == 2 and drawn.count("16") == 4
 
 
 def test_diagrams_hold_no_formula(tmp_path):

@@ -1,4 +1,4 @@
-"""Drawings that several notebooks share: picture grids, overlap histograms, ranked dots."""
+"""Drawings that several notebooks share: axes and legends, picture grids, overlap histograms, ranked dots."""
 
 import textwrap
 
@@ -7,6 +7,38 @@ import numpy as np
 
 from clipnotes.analysis.statistics import mean_ci
 from clipnotes.lab.figures import PALETTE
+
+
+def legend_below(figure, columns=3):
+    """One legend under all panels of a figure, each label once, in the order in which the panels bring them."""
+    lines = {}
+    for ax in figure.axes:
+        for line, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            lines.setdefault(label, line)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=columns)
+
+
+def outer_labels(axes, xlabel, ylabel):
+    """Label the outer margins of a grid of panels, `axes` [rows, columns], of which all mean the same."""
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+
+
+def named_rows(ax, names, **font):
+    """One row a name on the vertical axis, from the top, without lines between them."""
+    ax.set_yticks(range(len(names)), names, **font)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+
+
+def doubling_axis(ax, values):
+    """A horizontal axis on which each doubling is one step, with a tick at every one of `values` and no other."""
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sorted(set(values)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
 
 
 def image_grid(rows, labels, titles=None, width=7.0, figure=None):
@@ -64,10 +96,8 @@ def ranked_dots(ax, names, values, low, high, colour, xlabel):
     places = np.arange(len(names))
     ax.hlines(places, low, high, color=colour, linewidth=3, alpha=0.45)
     ax.scatter(values, places, s=49, color=colour, zorder=3)
-    ax.set_yticks(places, names)
-    ax.invert_yaxis()
+    named_rows(ax, names)
     ax.set_xlabel(xlabel)
-    ax.grid(axis="y", visible=False)
 
 
 def effect_strokes(axes, values, marks):
@@ -84,9 +114,7 @@ def effect_strokes(axes, values, marks):
             ax.errorbar(mean, place, xerr=np.nan_to_num(half), fmt=marker, color=PALETTE[role], markersize=7)
         ax.axvline(0, color="0.4", linewidth=1)
         ax.set_xlabel(label)
-        ax.set_yticks(range(len(marks)), [kind.replace(" + ", "\n+ ") for kind in marks])
-        ax.set_ylim(len(marks) - 0.5, -0.5)
-        ax.grid(axis="y", visible=False)
+        named_rows(ax, [kind.replace(" + ", "\n+ ") for kind in marks])
     for ax in axes[1:]:
         ax.set_yticklabels([])
 
@@ -122,9 +150,7 @@ def side_dots(lines, xlabel):
                     fontsize=8.5, color=PALETTE[role])
     margin = 0.05 * (max(every) - min(every)) + 1
     ax.set_xlim(min(*every, -5) - margin, max(*every, 5) + margin)
-    ax.set_yticks(range(len(lines)), [textwrap.fill(name, 52) for name in lines], fontsize=8.5)
-    ax.set_ylim(len(lines) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
+    named_rows(ax, [textwrap.fill(name, 52) for name in lines], fontsize=8.5)
     ax.set_xlabel(xlabel)
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     names = [name for name in SCALES if name in handles]

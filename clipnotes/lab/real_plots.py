@@ -7,7 +7,7 @@ import pandas as pd
 from clipnotes.exhibits.papers import known_numbers
 from clipnotes.exhibits.real_clip import TITLES, read
 from clipnotes.lab.figures import PALETTE
-from clipnotes.lab.plots import METHOD_STYLES, draw_overlap
+from clipnotes.lab.plots import METHOD_STYLES, doubling_axis, draw_overlap, legend_below, named_rows
 
 # Corrections of features (notebooks 03 to 05): marker and role of the colour, the same for pocket and real models.
 CORRECTION_STYLES = {"original": ("o", "clean"), "whitening": ("s", "paired"), "supervised adapters": ("^", "unpaired"),
@@ -60,10 +60,7 @@ def shot_curves(ax, rows, kinds):
         points = by_draw.groupby("shots").agg(["mean", "std"])
         ax.errorbar(points.index, points["mean"], points["std"].fillna(0), marker=marker, color=PALETTE[role], markersize=5,
                     linestyle="--" if kind == "original" else "-", capsize=2, label=kind)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(sorted(rows["shots"].unique()))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.minorticks_off()
+    doubling_axis(ax, rows["shots"])
 
 
 def gain_scatter(ax, points, column, kinds):
@@ -156,8 +153,7 @@ def label_noise_panels(fig, axes, titles, columns):
         ax.set_ylabel("test accuracy, %")
     for ax in axes[-columns:]:
         ax.set_xlabel("wrong labels, %")
-    lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(lines.values(), lines, loc="outside lower center", ncols=columns)
+    legend_below(fig, columns)
 
 
 def dots_by_rate(ax, table, names):
@@ -168,5 +164,5 @@ def dots_by_rate(ax, table, names):
     colours = plt.get_cmap("cividis")(np.linspace(0, 0.88, table.shape[1]))
     for rate, colour, marker in zip(table.columns, colours, "os^Dv<>p", strict=False):
         ax.plot(table[rate].reindex(names), range(len(names)), marker, color=colour, markersize=7, label=f"{rate:g} % wrong")
-    ax.set(xlabel="test accuracy, %", ylim=(len(names) - 0.5, -0.5))
-    ax.set_yticks(range(len(names)), [title_of(name) for name in names])
+    ax.set_xlabel("test accuracy, %")
+    named_rows(ax, [title_of(name) for name in names])
