@@ -41,19 +41,19 @@ def feature_matrix(x: Any, name: str = "x", width: int | None = None, views: boo
 
     values = as_tensor(x, name)
     if values.dtype == torch.bool or values.is_complex():
-        raise ClipnotesError(f"{name} holds values of type {type_name(values)}; features are real numbers")
+        raise ClipnotesError(f"{name} holds values of type {type_name(values)}; features are real numbers.")
     values = values if str(getattr(x, "dtype", "")).endswith("float64") else values.float()
     if values.ndim not in (2, 3)[:1 + views]:
-        raise ClipnotesError(f"{name} has shape {list(values.shape)}, but must be [N, d]"
-                             + " or, with V views, [V, N, d]" * views)
+        also = " or, with V views, [V, N, d]" if views else ""
+        raise ClipnotesError(f"{name} has shape {list(values.shape)}, but must be [N, d]{also}.")
     if not values.numel():
-        raise ClipnotesError(f"{name} has shape {list(values.shape)}, so no features; give at least one row")
+        raise ClipnotesError(f"{name} has shape {list(values.shape)}, so no features; give at least one row.")
     if not torch.isfinite(values).all():
         rows = (~torch.isfinite(values)).any(-1).sum().item()
-        raise ClipnotesError(f"{rows} rows of {name} hold NaN or infinite values; encode them again")
+        raise ClipnotesError(f"{rows} rows of {name} hold NaN or infinite values; encode them again.")
     if width is not None and values.shape[-1] != width:
         raise ClipnotesError(f"{name} has features of size d = {values.shape[-1]}, but d = {width} is needed; "
-                             "both must come from one model")
+                             "both must come from one model.")
     return values
 
 
@@ -69,19 +69,19 @@ def class_labels(y: Any, name: str = "y", n: int | None = None, n_classes: int |
 
     values = as_tensor(y, name)
     if values.numel() and (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool):
-        raise ClipnotesError(f"{name} holds values of type {type_name(values)}; labels must be whole numbers (integers)")
+        raise ClipnotesError(f"{name} holds values of type {type_name(values)}; labels must be whole numbers (integers).")
     values = values.long()
     if n is not None and values.shape != (n,):
-        raise ClipnotesError(f"{name} has shape {list(values.shape)}, but there are {n} {of}; give one label each")
+        raise ClipnotesError(f"{name} has shape {list(values.shape)}, but there are {n} {of}; give one label each.")
     if n is None and (values.ndim != 1 or not len(values)):
-        raise ClipnotesError(f"{name} has shape {list(values.shape)}; give labels [N], one or more")
+        raise ClipnotesError(f"{name} has shape {list(values.shape)}; give labels [N], one or more.")
     if not values.numel():
         return values
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= (n_classes or MOST_CLASSES):
         allowed = (f"0 to {n_classes - 1}, as there are {n_classes} classes" if n_classes else
                    "0 or more" if low < 0 else f"below {MOST_CLASSES:,}")
-        raise ClipnotesError(f"label {low if low < 0 else high} in {name} is out of range; labels must be {allowed}")
+        raise ClipnotesError(f"Label {low if low < 0 else high} in {name} is out of range; labels must be {allowed}.")
     return values
 
 
@@ -92,13 +92,13 @@ def class_names(names: Any, name: str = "classnames") -> list[str]:
     name (some of ImageNet's do); whoever needs them distinct says so.
     """
     if isinstance(names, str | bytes) or not hasattr(names, "__iter__"):
-        raise ClipnotesError(f"{name} = {short(names)} is no list of names; give one name a class, such as ['cat', 'dog']")
+        raise ClipnotesError(f"{name} = {short(names)} is no list of names; give one name a class, such as ['cat', 'dog'].")
     names = [str(each) if isinstance(each, str) else each for each in names]  # numpy's strings become Python's
     if not names:
-        raise ClipnotesError(f"{name} is empty; give one name a class")
+        raise ClipnotesError(f"{name} is empty; give one name a class.")
     for place, each in enumerate(names):
         if not isinstance(each, str) or not each.strip():
-            raise ClipnotesError(f"{name}[{place}] = {short(each)} is no class name; give text that is not blank")
+            raise ClipnotesError(f"{name}[{place}] = {short(each)} is no class name; give text that is not blank.")
     return names
 
 
@@ -114,7 +114,7 @@ def as_tensor(values: Any, name: str) -> torch.Tensor:
     except (TypeError, ValueError):  # rows of different lengths
         array = np.empty(0, object)
     if array.dtype.kind not in "biufc":
-        raise ClipnotesError(f"{name} = {short(values)} is no array of numbers; give a tensor, an array or lists of numbers")
+        raise ClipnotesError(f"{name} = {short(values)} is no array of numbers; give a tensor, an array or lists of numbers.")
     exact = {"u": np.int64, "f": np.float64}  # in place of types that torch does not compute with
     odd = array.dtype.kind == "u" and array.dtype.itemsize > 1 or array.dtype.itemsize > 8 and array.dtype.kind == "f"
     dtype = exact[array.dtype.kind] if odd else array.dtype.newbyteorder("=")
@@ -147,11 +147,11 @@ class Number:
         if value is None and self.optional:
             return None
         if not isinstance(value, self.number) or isinstance(value, bool):
-            raise ClipnotesError(f"{name} = {short(value)} is no {self.kind}; it must be {self.allowed}")
+            raise ClipnotesError(f"{name} = {short(value)} is no {self.kind}; it must be {self.allowed}.")
         inside = (self.low < value if self.above else self.low <= value) and \
                  (value < self.high if self.below else value <= self.high)
         if not inside or not math.isfinite(value):
-            raise ClipnotesError(f"{name} = {short(value)} is out of range; it must be {self.allowed}")
+            raise ClipnotesError(f"{name} = {short(value)} is out of range; it must be {self.allowed}.")
         return self.python(value)
 
     @property
@@ -186,7 +186,7 @@ class OneOf:
         if not any(same(value, choice) for choice in self.choices):
             names = [repr(choice) for choice in self.choices]
             allowed = " or ".join([", ".join(names[:-1]), names[-1]] if names[:-1] else names)
-            raise ClipnotesError(f"{name} = {short(value)} is unknown; choose {allowed}")
+            raise ClipnotesError(f"{name} = {short(value)} is unknown; choose {allowed}.")
         return value
 
 
@@ -203,7 +203,7 @@ class Instance:
 
     def __call__(self, value: Any, name: str) -> Any:
         if not isinstance(value, self.types):
-            raise ClipnotesError(f"{name} = {short(value)} is no {self.what}; give one")
+            raise ClipnotesError(f"{name} = {short(value)} is no {self.what}; give one.")
         return value
 
 
@@ -220,7 +220,7 @@ class Several:
     def __call__(self, values: Any, name: str) -> tuple:
         values = values.tolist() if hasattr(values, "tolist") else values  # arrays and tensors
         if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != (self.n or max(1, len(values))):
-            raise ClipnotesError(f"{name} = {short(values)} does not fit; give a list of {self.n or 'one or more'} values")
+            raise ClipnotesError(f"{name} = {short(values)} does not fit; give a list of {self.n or 'one or more'} values.")
         return tuple(self.rule(value, f"{name}[{i}]") for i, value in enumerate(values))
 
 

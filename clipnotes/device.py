@@ -20,7 +20,7 @@ def choose_device(name="auto"):
     except Exception as error:  # what torch raises differs from device to device
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise ClipnotesError(f"device = {str(name)!r} cannot be used on this machine ({reason}); choose auto, cpu, cuda or "
-                             "another device of torch's that it has") from error
+                             "another device of torch's that it has.") from error
     if torch.device(name).type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     return str(name)

@@ -7,15 +7,9 @@ class ClipnotesError(ValueError):
     The command line prints the sentence alone, without a traceback; so does a notebook, in place of the code on the way.
     """
 
-    @property
-    def sentence(self) -> str:
-        """The message as it is shown, with a full stop at its end, whoever wrote it."""
-        text = str(self)
-        return text if text.endswith((".", "?", "!")) else f"{text}."
-
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython shows."""
-        return [f"{type(self).__name__}: {self.sentence}"]
+        return [f"{type(self).__name__}: {self}"]
 
 
 def shown(value: object, most: int = 200) -> str:

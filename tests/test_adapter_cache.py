@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_refused_with_its_reason(clip, pictures, tmp_pat
     path = tmp_path / "checkpoint.pt"
     train_supervised(clip, *pictures, **asdict(SMALL), checkpoint=path, progress=False)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ClipnotesError, match=rf"^checkpoint .*checkpoint.pt cannot be read \({reason}.*; delete it to start"):
+    with pytest.raises(ClipnotesError, match=rf"^Checkpoint .*checkpoint.pt cannot be read \({reason}.*; delete it to start"):
         train_supervised(clip, *pictures, **asdict(SMALL), checkpoint=path, progress=False)
 
 

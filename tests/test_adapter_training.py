@@ -52,7 +52,7 @@ def test_given_adapters_keep_their_form_and_are_trained_in_place(vit, coloured, 
     adapted.save(tmp_path / "a.safetensors")
     again = AdaptedClip.load(tmp_path / "a.safetensors", vit)
     assert again.trained == adapted.trained and again.losses == adapted.losses
-    with says("^width and scale are options of new adapters, but adapters that are already made were given; give one or"):
+    with says("^Width and scale are options of new adapters, but adapters that are already made were given; give one or"):
         train_supervised(vit, *coloured, adapters, scale=0.1, progress=False)
 
 
@@ -62,5 +62,5 @@ def test_a_rate_of_zero_changes_nothing(vit, coloured):
 
 
 def test_recipes_that_do_not_exist(vit, coloured):
-    with says("^unknown recipe 'papers'; choose from paper, pocket, or None for the defaults$"):
+    with says("^Unknown recipe 'papers'; choose from paper, pocket, or None for the defaults.$"):
         train_supervised(vit, *coloured, recipe="papers")

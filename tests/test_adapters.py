@@ -226,7 +226,7 @@ def test_the_original_stays_beside_the_corrected(clip, pixels):
 
 def test_nothing_stays_attached_after_an_error(clip, pixels):
     adapted = attach(clip, stir(Adapters(clip.model.visual)))
-    with says("^image array of type float32"):
+    with says("^Image array of type float32"):
         adapted.encode_images(pixels.astype(np.float32))
     with pytest.raises(RuntimeError):
         adapted.forward(torch.zeros(1, 5, 40, 40))
@@ -281,14 +281,14 @@ def test_adapters_of_another_clip_are_refused(vit, tmp_path):
     other = load_clip("pocket-vit", "random")
     other.model.visual.proj.data[0, 0] += 1
     for clip in (other, load_clip("pocket-rn", "random")):
-        with says(f"^the adapters in {re.escape(str(tmp_path / 'a.safetensors'))} belong to pocket-vit with fingerprint "
+        with says(f"^The adapters in {re.escape(str(tmp_path / 'a.safetensors'))} belong to pocket-vit with fingerprint "
                   f"{vit.fingerprint}, not to {clip.name} with fingerprint {clip.fingerprint}; "
-                  "load the model that they belong to$"):
+                  "load the model that they belong to.$"):
             AdaptedClip.load(tmp_path / "a.safetensors", clip)
 
 
 def test_files_that_hold_no_adapters(vit, tmp_path):
-    with says("^.*gone.safetensors does not exist; check the path, or train adapters and save them there$"):
+    with says("^.*gone.safetensors does not exist; check the path, or train adapters and save them there.$"):
         AdaptedClip.load(tmp_path / "gone.safetensors", vit)
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     save_file({"x": torch.zeros(1)}, tmp_path / "else.safetensors")
@@ -300,9 +300,9 @@ def test_files_that_hold_no_adapters(vit, tmp_path):
     write_tensors(tmp_path / "short.safetensors", {"x": torch.zeros(1)}, metadata)
     for name in ("broken", "else", "cut", "short"):
         with says(rf"{name}.safetensors does not hold adapters that can be read \(.+\); "
-                  "give a file that AdaptedClip.save wrote$"):
+                  "give a file that AdaptedClip.save wrote.$"):
             AdaptedClip.load(tmp_path / f"{name}.safetensors", vit)
-    with says("^cannot save adapters as a.pt; the name must end in .safetensors$"):
+    with says("^Cannot save adapters as a.pt; the name must end in .safetensors.$"):
         attach(vit).save(tmp_path / "a.pt")
 
 
@@ -317,7 +317,7 @@ def test_values_that_are_not_finite_are_neither_kept_nor_taken(value, vit, tmp_p
     with says(rf"a.safetensors does not hold adapters that can be read \({name} holds NaN or infinite values\)"):
         AdaptedClip.load(path, vit)
     next(adapted.adapters.parameters()).data.view(-1)[0] = value
-    with says("^cannot save adapters to .*b.safetensors: .* holds NaN or infinite values; train them at a lower rate$"):
+    with says("^Cannot save adapters to .*b.safetensors: .* holds NaN or infinite values; train them at a lower rate.$"):
         adapted.save(tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
 
@@ -328,11 +328,11 @@ def test_values_that_are_not_finite_are_neither_kept_nor_taken(value, vit, tmp_p
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"width": 0}, "^width = 0 is out of range; it must be a whole number of 1 or more$"),
+        ({"width": 0}, "^width = 0 is out of range; it must be a whole number of 1 or more.$"),
         ({"width": 2.5}, "^width = 2.5 is no whole number"),
-        ({"scale": 0}, "^scale = 0 is out of range; it must be a number above 0$"),
+        ({"scale": 0}, "^scale = 0 is out of range; it must be a number above 0.$"),
         ({"scale": float("nan")}, "^scale = nan is out of range"),
-        ({"dropout": 1.0}, "^dropout = 1.0 is out of range; it must be a number from 0 to below 1$"),
+        ({"dropout": 1.0}, "^dropout = 1.0 is out of range; it must be a number from 0 to below 1.$"),
         ({"blocks": [0, 6]}, r"^blocks = \[0, 6\] do not fit this encoder; give different numbers from 0 to 5, at least one"),
         ({"blocks": []}, r"^blocks = \[\] do not fit"),
         ({"blocks": [1, 1]}, r"^blocks = \[1, 1\] do not fit"),
@@ -344,14 +344,14 @@ def test_options_out_of_range(options, message, vit):
 
 
 def test_encoders_that_adapters_do_not_fit(vit):
-    with says("^adapters do not fit the image encoder Linear; they need a plain vision transformer or open_clip's "
-              "ModifiedResNet, such as ViT-B-16, ViT-B-16-SigLIP or RN50 have$"):
+    with says("^Adapters do not fit the image encoder Linear; they need a plain vision transformer or open_clip's "
+              "ModifiedResNet, such as ViT-B-16, ViT-B-16-SigLIP or RN50 have.$"):
         Adapters(torch.nn.Linear(2, 2))
-    with says("^these adapters were made for another encoder than that of pocket-vit; make new ones for it$"):
+    with says("^These adapters belong to another encoder than that of pocket-vit; make new ones for it.$"):
         attach(vit, Adapters(load_clip("pocket-rn", "random").model.visual))
-    with says(r"^pocket-vit\+adapters carries adapters already; attach to its original, .clip$"):
+    with says(r"^pocket-vit\+adapters carries adapters already; attach to its original, .clip.$"):
         attach(attach(vit))
-    with says("^options width come with adapters that are already made; give one or the other$"):
+    with says("^Options width come with adapters that are already made; give one or the other.$"):
         attach(vit, Adapters(vit.model.visual), width=3)
 
 
@@ -414,7 +414,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(vit, coloured, tmp_path, 
     with says(r"checkpoint.pt belongs to another training \(other config\); delete it, or give another file"):
         train_supervised(vit, *coloured, **SMALL, lr=1e-3, checkpoint=path)
     path.write_bytes(b"half")
-    with says(r"^checkpoint .*checkpoint.pt cannot be read \(.+\); delete it to start afresh$"):
+    with says(r"^Checkpoint .*checkpoint.pt cannot be read \(.+\); delete it to start afresh.$"):
         train_supervised(vit, *coloured, **SMALL, checkpoint=path)
 
 
@@ -427,16 +427,16 @@ def test_few_images_make_one_batch(vit, coloured):
 def test_trainings_that_cannot_be(vit, coloured):
     images, labels = coloured
     for given, options, message in [
-        (labels[:5], {}, r"^labels has shape \[5\], but there are 48 images; give one label each$"),
-        (labels - 1, {}, "^label -1 in labels is out of range; labels must be 0 or more$"),
+        (labels[:5], {}, r"^labels has shape \[5\], but there are 48 images; give one label each.$"),
+        (labels - 1, {}, "^Label -1 in labels is out of range; labels must be 0 or more.$"),
         (labels / 2, {}, "^labels holds values of type float64; labels must be whole numbers"),
-        (labels, {"epochs": 0}, "^epochs = 0 is out of range; it must be a whole number of 1 or more$"),
-        (labels, {"lr": 1e30}, "^the loss became .* at step .* with lr = 1e\\+30; lower it$"),
+        (labels, {"epochs": 0}, "^epochs = 0 is out of range; it must be a whole number of 1 or more.$"),
+        (labels, {"lr": 1e30}, "^The loss became .* at step .* with lr = 1e\\+30; lower it.$"),
     ]:
         with says(message):
             train_supervised(vit, images, given, **SMALL | options)
     with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"):
         train_supervised(vit, images, labels, rate=1)
     bare = type(vit)("bare", vit.model, vit.preprocess.transforms[-1], vit.tokenizer)
-    with says("^normalise=False cannot be had: the preprocessing of bare does not end in Normalize; leave it True$"):
+    with says("^normalise=False cannot be had: the preprocessing of bare does not end in Normalize; leave it True.$"):
         train_supervised(bare, images, labels, normalise=False)

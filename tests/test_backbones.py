@@ -280,8 +280,8 @@ SMALL_DINO = {"recipe": "pocket", "batch_size": 3, "local_crops": 1, "local_size
 
 
 def test_self_supervised_training_needs_an_encoder_that_takes_small_crops(register_models, sigmoid, images):
-    with says("^self-supervised training needs small crops, which the image encoder TimmModel does not take; train the "
-              "adapters with labels, or use a model with open_clip's own encoder, such as ViT-B-16$"):
+    with says("^Self-supervised training needs small crops, which the image encoder TimmModel does not take; train the "
+              "adapters with labels, or use a model with open_clip's own encoder, such as ViT-B-16.$"):
         train_dino(sigmoid, images, **SMALL_DINO)
     adapted = train_dino(stirred("tiny-coca", register_models), images, **SMALL_DINO)
     assert np.isfinite(adapted.losses).all() and adapted.encode_images(images).isfinite().all()
@@ -344,10 +344,10 @@ def test_the_frame_of_a_text_and_its_room(sigmoid):
     assert PromptTuning(words, NAMES, init="red star").start().nearest_words(1)["word"].tolist() == [
         f"token {hash_of('red')}", f"token {hash_of('star')}"]
     for clip, length in ((words, 27), (sigmoid, 29)):  # three words and a full stop, within a frame or not
-        with says(f"^the prompt of class 'small red circle' with n_context = 23 has {length} tokens, but {clip.name} takes at "
-                  f"most 24; lower n_context to {47 - length}$"):
+        with says(f"^The prompt of class 'small red circle' with n_context = 23 has {length} tokens, but {clip.name} takes at "
+                  f"most 24; lower n_context to {47 - length}.$"):
             PromptTuning(clip, NAMES[-1:], n_context=23).start()
-    with says("^the prompts of this model cannot share the states of common tokens: it pools text by 'last'; use a CLIP whose"):
+    with says("^The prompts of this model cannot share the states of common tokens: it pools text by 'last'; use a CLIP whose"):
         causal_text_tower(sigmoid.model)
 
 
@@ -355,8 +355,8 @@ def test_a_token_behind_the_padding_is_refused(sigmoid):
     def tokenizer(texts):
         return torch.tensor([[5, 6, 0, 0, 9] for _ in texts])
 
-    with says("^prompts cannot be learnt with bert: its tokenizer puts a token behind the padding; use a model that pads to "
-              "the end, such as ViT-B-32 or ViT-B-16-SigLIP$"):
+    with says("^Prompts cannot be learnt with bert: its tokenizer puts a token behind the padding; use a model that pads to "
+              "the end, such as ViT-B-32 or ViT-B-16-SigLIP.$"):
         PromptTuning(Clip("bert", sigmoid.model, sigmoid.preprocess, tokenizer), NAMES).start()
 
 
@@ -383,8 +383,8 @@ def test_models_that_need_another_package_say_so_before_anything_is_built(monkey
 
     monkeypatch.setattr(open_clip_models, "find_spec", lambda name: None)
     for name in ("ViT-B-16-SigLIP", "roberta-ViT-B-32"):
-        with says(f"^the text side of {name} needs Hugging Face's transformers, which is not installed; run `pip install "
-                  "transformers sentencepiece`, or take a model without it, such as ViT-B-16$"):
+        with says(f"^The text side of {name} needs Hugging Face's transformers, which is not installed; run `pip install "
+                  "transformers sentencepiece`, or take a model without it, such as ViT-B-16.$"):
             load_clip(name, "random")
 
 
@@ -395,5 +395,5 @@ def test_a_tokenizer_that_cannot_be_downloaded(register_models, monkeypatch):
         raise OSError("no network\nmore")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", fail)
-    with says(r"^the tokenizer of tiny-average cannot be had \(no network\); it comes from Hugging Face: load the model once"):
+    with says(r"^The tokenizer of tiny-average cannot be had \(no network\); it comes from Hugging Face: load the model once"):
         load_clip("tiny-average", "random")

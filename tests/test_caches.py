@@ -274,7 +274,7 @@ def test_ape_chooses_channels_of_corrected_features():
     assert own.affinity_keys_.shape == (24, 6) and own.affinity_channels_.max() < 10
     assert own.channels_.tolist() == APE(n_channels=6).fit(keys, labels, text).channels_.tolist()
     assert own.search(x, y, x @ turn).val_accuracy_ >= ZeroShot(text).score(x, y)
-    with says('^affinity_keys of size d = 10 with affinity_channels="same", but keys have d = 16; use .*"own"$'):
+    with says('^affinity_keys of size d = 10 with affinity_channels="same", but keys have d = 16; use .*"own".$'):
         APE(n_channels=6, affinity_channels="same").fit(keys, labels, text, keys @ turn)
 
 
@@ -400,54 +400,54 @@ def test_fine_tuned_keys():
 def test_bad_input():
     keys, labels, text, x, y = problem()
     fit = TipAdapter().fit
-    with says("^this TipX has learnt nothing yet; call fit first$"):
+    with says("^This TipX has learnt nothing yet; call fit first.$"):
         TipX().logits(x)
-    with says(r"^keys has shape \[24\], but must be \[N, d\] or, with V views, \[V, N, d\]$"):
+    with says(r"^keys has shape \[24\], but must be \[N, d\] or, with V views, \[V, N, d\].$"):
         fit(keys[:, 0], labels, text)
-    with says(r"^keys has shape \[0, 16\], so no features; give at least one row$"):
+    with says(r"^keys has shape \[0, 16\], so no features; give at least one row.$"):
         fit(keys[:0], labels[:0], text)
-    with says("^keys has features of size d = 15, but d = 16 is needed; both must come from one model$"):
+    with says("^keys has features of size d = 15, but d = 16 is needed; both must come from one model.$"):
         fit(keys[:, 1:], labels, text)
-    with says("^2 rows of keys hold NaN or infinite values; encode them again$"):
+    with says("^2 rows of keys hold NaN or infinite values; encode them again.$"):
         fit(torch.cat([keys[2:], torch.full((2, 16), torch.nan)]), labels, text)
-    with says(r"^labels has shape \[23\], but there are 24 rows of features; give one label each$"):
+    with says(r"^labels has shape \[23\], but there are 24 rows of features; give one label each.$"):
         fit(keys, labels[1:], text)
-    with says("^label 5 in labels is out of range; labels must be 0 to 4, as there are 5 classes$"):
+    with says("^Label 5 in labels is out of range; labels must be 0 to 4, as there are 5 classes.$"):
         fit(keys, labels.index_fill(0, torch.tensor(3), 5), text)
-    with says("^label -1 in val_y is out of range"):
+    with says("^Label -1 in val_y is out of range"):
         fit(keys, labels, text).search(x, y - 1 - y.min())
-    with says("^23 affinity_keys for 24 keys; give both for the same images in the same order$"):
+    with says("^23 affinity_keys for 24 keys; give both for the same images in the same order.$"):
         fit(keys, labels, text, keys[1:])
-    with says("^the cache was fitted with affinity_keys, but affinity_x is missing; give it$"):
+    with says("^The cache was fitted with affinity_keys, but affinity_x is missing; give it.$"):
         fit(keys, labels, text, keys).logits(x)
-    with says("^affinity_x was given to a cache without affinity_keys; drop it$"):
+    with says("^affinity_x was given to a cache without affinity_keys; drop it.$"):
         fit(keys, labels, text).score(x, y, x)
-    with says("^39 rows of affinity_x for 40 rows of x; give the same images$"):
+    with says("^39 rows of affinity_x for 40 rows of x; give the same images.$"):
         fit(keys, labels, text, keys).logits(x, x[1:])
-    for cache, message in [(TipAdapter(alpha=-1), "^alpha = -1 is out of range; it must be a number of 0 or more$"),
+    for cache, message in [(TipAdapter(alpha=-1), "^alpha = -1 is out of range; it must be a number of 0 or more.$"),
                            (TipAdapter(beta="5.5"), "^beta = '5.5' is no number"),
                            (TipAdapter(chunk=0), "^chunk = 0 is out of"),
-                           (TipX(compat="paper"), "^compat = 'paper' is unknown; choose None or 'reference'$"),
-                           (TipX(temperature=0), "^temperature = 0 is out of range; it must be a number above 0$"),
+                           (TipX(compat="paper"), "^compat = 'paper' is unknown; choose None or 'reference'.$"),
+                           (TipX(temperature=0), "^temperature = 0 is out of range; it must be a number above 0.$"),
                            (APE(affinity_channels="all"), "^affinity_channels = 'all' is unknown"),
-                           (APE(weights=(1, 2, 3)), r"^weights = \(1, 2, 3\) does not fit; give a list of 2 values$"),
+                           (APE(weights=(1, 2, 3)), r"^weights = \(1, 2, 3\) does not fit; give a list of 2 values.$"),
                            (TipAdapterF(batch_size=0), "^batch_size = 0 is out of range"),
                            (TipAdapterF(epochs=1.5), "^epochs = 1.5 is no whole number"),
-                           (TipAdapterF(lr=1e9), "^lr = 1000000000.0 is out of range; it must be a number from 0 to 1000$"),
-                           (TipAdapterF(lr=1000, beta=100), "^the loss became .* with lr = 1000; lower lr$")]:
+                           (TipAdapterF(lr=1e9), "^lr = 1000000000.0 is out of range; it must be a number from 0 to 1000.$"),
+                           (TipAdapterF(lr=1000, beta=100), "^The loss became .* with lr = 1000; lower lr.$")]:
         with says(message):
             cache.fit(keys, labels, text)
-    with says("^n_channels = 17 is out of range; features have 16 channels$"):
+    with says("^n_channels = 17 is out of range; features have 16 channels.$"):
         APE(n_channels=17).fit(keys, labels, text)
-    with says("^1 class, but APE compares channels between classes; give two or more$"):
+    with says("^1 class, but APE compares channels between classes; give two or more.$"):
         APE().fit(keys, labels * 0, text[:1])
-    with says("^grid 'imo' is unknown; it must be a Grid or one of paper-a, tip-adapter, sus-x, ape$"):
+    with says("^Grid 'imo' is unknown; it must be a Grid or one of paper-a, tip-adapter, sus-x, ape.$"):
         fit(keys, labels, text).search(x, y, grid="imo")
-    with says("^betas and gammas were given beside grid"):
+    with says("^Betas and gammas were given beside grid"):
         fit(keys, labels, text).search(x, y, grid="paper-a", betas=[1])
-    with says("^gammas were given, but TipAdapter has no gamma; leave them out$"):
+    with says("^Gammas were given, but TipAdapter has no gamma; leave them out.$"):
         fit(keys, labels, text).search(x, y, gammas=[1])
-    with says(r"^betas = \[\] does not fit; give a list of one or more values$"):
+    with says(r"^betas = \[\] does not fit; give a list of one or more values.$"):
         fit(keys, labels, text).search(x, y, betas=[])
     with says(r"^alphas\[1\] = nan is out of range"):
         Grid([0, float("nan")], [1])

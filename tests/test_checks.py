@@ -42,24 +42,24 @@ def test_labels_of_every_kind_become_int64(y):
 
 
 @pytest.mark.parametrize("y, message", [
-    ([0.2, 1.7, 1.0], r"^y holds values of type float64; labels must be whole numbers \(integers\)$"),
+    ([0.2, 1.7, 1.0], r"^y holds values of type float64; labels must be whole numbers \(integers\).$"),
     (torch.tensor([0.0, 1.0, 2.0]), "^y holds values of type float32"),
     (pd.Series([0, None, 1]), "^y holds values of type float64"),
     (np.array([1j, 0, 0]), "^y holds values of type complex128"),
     ([True, False, True], "^y holds values of type bool; labels must be whole numbers"),
     (torch.tensor([True, False, True]), "^y holds values of type bool"),
     (["cat", "dog", "cat"], r"^y = \['cat', 'dog', 'cat'\] is no array of numbers; give a tensor, an array or lists of "
-     "numbers$"),
+     "numbers.$"),
     ([[0], [1, 2], 3], "^y = .* is no array of numbers"),
     ([0, None, 1], "^y = .* is no array of numbers"),
     ("012", "^y = '012' is no array of numbers"),
     (None, "^y = None is no array of numbers"),
     ([10**30, 0, 0], "^y = .* is no array of numbers"),
-    ([0, 1], r"^y has shape \[2\], but there are 3 rows of features; give one label each$"),
+    ([0, 1], r"^y has shape \[2\], but there are 3 rows of features; give one label each.$"),
     ([[0], [1], [2]], r"^y has shape \[3, 1\], but there are 3 rows"),
     (1, r"^y has shape \[\], but there are 3 rows"),
-    ([0, 1, 3], "^label 3 in y is out of range; labels must be 0 to 2, as there are 3 classes$"),
-    ([0, -1, 2], "^label -1 in y is out of range; labels must be 0 to 2"),
+    ([0, 1, 3], "^Label 3 in y is out of range; labels must be 0 to 2, as there are 3 classes.$"),
+    ([0, -1, 2], "^Label -1 in y is out of range; labels must be 0 to 2"),
 ])
 def test_other_labels_are_refused(y, message):
     with says(message):
@@ -69,11 +69,11 @@ def test_other_labels_are_refused(y, message):
 def test_labels_where_the_number_of_rows_or_classes_is_open():
     assert class_labels([5, 0]).tolist() == [5, 0]
     assert class_labels([], n=0).dtype == torch.int64  # a split without images
-    with says(r"^y has shape \[0\]; give labels \[N\], one or more$"):
+    with says(r"^y has shape \[0\]; give labels \[N\], one or more.$"):
         class_labels([])
-    with says("^label 1000000000000000 in y is out of range; labels must be below 1,000,000$"):
+    with says("^Label 1000000000000000 in y is out of range; labels must be below 1,000,000.$"):
         class_labels([0, 10**15])
-    with says("^label -2 in y is out of range; labels must be 0 or more$"):
+    with says("^Label -2 in y is out of range; labels must be 0 or more.$"):
         class_labels([0, -2])
 
 
@@ -94,15 +94,15 @@ def test_features_in_double_stay_so_and_views_stay_apart():
 
 
 @pytest.mark.parametrize("x, message", [
-    (torch.ones(3), r"^x has shape \[3\], but must be \[N, d\] or, with V views, \[V, N, d\]$"),
+    (torch.ones(3), r"^x has shape \[3\], but must be \[N, d\] or, with V views, \[V, N, d\].$"),
     (torch.ones(1, 1, 1, 3), r"^x has shape \[1, 1, 1, 3\]"),
-    (torch.ones(0, 3), r"^x has shape \[0, 3\], so no features; give at least one row$"),
+    (torch.ones(0, 3), r"^x has shape \[0, 3\], so no features; give at least one row.$"),
     (torch.tensor([[1.0, math.nan, 0], [0, 1, math.inf], [1, 1, 1]]), "^2 rows of x hold NaN or infinite values"),
-    (np.full((2, 3), 1j), "^x holds values of type complex128; features are real numbers$"),
+    (np.full((2, 3), 1j), "^x holds values of type complex128; features are real numbers.$"),
     (torch.ones(2, 3).bool(), "^x holds values of type bool"),
     ([["a", "b", "c"]], "^x = .* is no array of numbers"),
     (object(), "^x = <object .* is no array of numbers"),
-    (torch.ones(2, 4), "^x has features of size d = 4, but d = 3 is needed; both must come from one model$"),
+    (torch.ones(2, 4), "^x has features of size d = 4, but d = 3 is needed; both must come from one model.$"),
 ])
 def test_other_features_are_refused(x, message):
     with says(message):
@@ -110,7 +110,7 @@ def test_other_features_are_refused(x, message):
 
 
 def test_views_are_refused_where_none_belong():
-    with says(r"^text has shape \[5, 1, 3\], but must be \[N, d\]$"):
+    with says(r"^text has shape \[5, 1, 3\], but must be \[N, d\].$"):
         feature_matrix(torch.ones(5, 1, 3), "text", views=False)
 
 
@@ -123,9 +123,9 @@ def test_class_names_are_a_list_of_text():
 
 
 @pytest.mark.parametrize("names, message", [
-    ("abc", r"^classnames = 'abc' is no list of names; give one name a class, such as \['cat', 'dog'\]$"),
+    ("abc", r"^classnames = 'abc' is no list of names; give one name a class, such as \['cat', 'dog'\].$"),
     (3, "^classnames = 3 is no list of names"), (None, "^classnames = None is no list"), ([], "^classnames is empty"),
-    (["cat", " "], r"^classnames\[1\] = ' ' is no class name; give text that is not blank$"),
+    (["cat", " "], r"^classnames\[1\] = ' ' is no class name; give text that is not blank.$"),
     (["cat", 7], r"^classnames\[1\] = 7 is no class name"), ([["cat"]], r"^classnames\[0\] = \['cat'\] is no class name"),
 ])
 def test_other_class_names_are_refused(names, message):
@@ -147,24 +147,24 @@ def test_what_fits_a_rule_is_handed_back(rule, value, expected):
 
 
 @pytest.mark.parametrize("rule, value, message", [
-    (Whole(1), 1.5, "^s = 1.5 is no whole number; it must be a whole number of 1 or more$"),
+    (Whole(1), 1.5, "^s = 1.5 is no whole number; it must be a whole number of 1 or more.$"),
     (Whole(1), 2.0, "^s = 2.0 is no whole number"), (Whole(1), True, "^s = True is no whole number"),
     (Whole(1), 0, "^s = 0 is out of range"), (Whole(1), None, "^s = None is no whole number"),
-    (Whole(1, optional=True), 0, "it must be a whole number of 1 or more or None$"),
-    (Number(0), math.nan, "^s = nan is out of range; it must be a number of 0 or more$"),
+    (Whole(1, optional=True), 0, "it must be a whole number of 1 or more or None.$"),
+    (Number(0), math.nan, "^s = nan is out of range; it must be a number of 0 or more.$"),
     (Number(0), math.inf, "^s = inf is out"),
-    (Number(), -math.inf, "it must be a finite number$"), (Number(0), "fast", "^s = 'fast' is no number"),
-    (Number(0, 1), 1.1, "it must be a number from 0 to 1$"),
-    (Number(0, 1, below=True), 1, "it must be a number from 0 to below 1$"),
-    (Number(0, above=True), 0, "it must be a number above 0$"),
+    (Number(), -math.inf, "it must be a finite number.$"), (Number(0), "fast", "^s = 'fast' is no number"),
+    (Number(0, 1), 1.1, "it must be a number from 0 to 1.$"),
+    (Number(0, 1, below=True), 1, "it must be a number from 0 to below 1.$"),
+    (Number(0, above=True), 0, "it must be a number above 0.$"),
     (Number(0), torch.ones(2), "^s = Tensor \\[2\\] of float32 is no number"),
     (SEED, -1, "^s = -1 is out of range"), (SEED, 2**63, "^s = 9223372036854775808 is out of range"),
-    (OneOf("ce", "gce", "mae"), "nll", "^s = 'nll' is unknown; choose 'ce', 'gce' or 'mae'$"),
-    (OneOf(None, "reference"), torch.ones(300), "is unknown; choose None or 'reference'$"),
-    (FLAG, 1, "^s = 1 is unknown; choose True or False$"),
-    (Several(Number(0), 2), (1, 2, 3), r"^s = \(1, 2, 3\) does not fit; give a list of 2 values$"),
+    (OneOf("ce", "gce", "mae"), "nll", "^s = 'nll' is unknown; choose 'ce', 'gce' or 'mae'.$"),
+    (OneOf(None, "reference"), torch.ones(300), "is unknown; choose None or 'reference'.$"),
+    (FLAG, 1, "^s = 1 is unknown; choose True or False.$"),
+    (Several(Number(0), 2), (1, 2, 3), r"^s = \(1, 2, 3\) does not fit; give a list of 2 values.$"),
     (Several(Number(0), 2), (1, -2), r"^s\[1\] = -2 is out of range"),
-    (Several(Whole()), [], "give a list of one or more values$"),
+    (Several(Whole()), [], "give a list of one or more values.$"),
 ])
 def test_what_does_not_fit_a_rule_is_refused(rule, value, message):
     with says(message):

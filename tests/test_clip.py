@@ -100,12 +100,12 @@ def test_images_that_cannot_be_read_are_named(clip, pixels, tmp_path):
     broken.write_bytes(b"no picture")
     Image.fromarray(pixels[0]).save(cut)
     cut.write_bytes(cut.read_bytes()[:-200])
-    with says(f"^image {re.escape(str(missing))} does not exist; check the data root and the manifest's image folder$"):
+    with says(f"^Image {re.escape(str(missing))} does not exist; check the data root and the manifest's image folder.$"):
         clip.encode_images([missing])
     for path in (broken, cut):
-        with says(rf"^image {re.escape(str(path))} cannot be read \(.*\); fetch it again or remove it from the split$"):
+        with says(rf"^Image {re.escape(str(path))} cannot be read \(.*\); fetch it again or remove it from the split.$"):
             clip.encode_images([path])
-    with says("^image array of type int32; give uint8 pixels from 0 to 255, uint16, or floats of 0 to 1$"):
+    with says(r"^Image array of type int32; give uint8 \(0 to 255\), uint16, or floats of 0 to 1.$"):
         clip.encode_images(pixels.astype(np.int32))
 
 
@@ -195,9 +195,9 @@ def test_permuting_the_classes_permutes_the_logits(clip, pixels):
 
 
 def test_bad_templates_and_empty_lists(clip):
-    with says(r"^template 'a photo' has no place for the class name; write \{\} where it belongs$"):
+    with says(r"^Template 'a photo' has no place for the class name; write \{\} where it belongs.$"):
         clip.classifier(CLASSES, ["a {}", "a photo"])
-    with says("^3 class names and 0 templates given; both need at least one entry$"):
+    with says("^3 class names and 0 templates given; both need at least one entry.$"):
         clip.classifier(CLASSES, [])
     with says("^0 class names and 1 templates given"):
         clip.classifier([], ["{}"])
@@ -222,23 +222,23 @@ def offline(monkeypatch):
 
 
 def test_unknown_models_are_answered_with_names_alike():
-    with says("^unknown model 'ViT-B-23'; choose pocket-vit, pocket-rn or one of open_clip's: .*ViT-B-32"):
+    with says("^Unknown model 'ViT-B-23'; choose pocket-vit, pocket-rn or one of open_clip's: .*ViT-B-32"):
         load_clip("ViT-B/23")
-    with says("^unknown model 'pocket-mlp'"):
+    with says("^Unknown model 'pocket-mlp'"):
         load_clip("pocket-mlp")
 
 
 def test_unknown_tag_or_missing_file():
     with says(r"^pretrained='laion9b' is neither a file nor a tag of ViT-B-32; its tags: openai, .*laion2b_s34b_b79k"):
         load_clip("ViT-B-32", "laion9b")
-    with says("^the weights of pocket-vit are missing at gone.safetensors; "):
+    with says("^The weights of pocket-vit are missing at gone.safetensors; "):
         load_clip("pocket-vit", "gone.safetensors")
 
 
 def test_weights_that_were_trained_without_quickgelu(offline):
     message = (
         "^ViT-B-32-quickgelu uses QuickGELU, but the weights 'laion2b_s34b_b79k' were trained with GELU; "
-        "load 'ViT-B-32' instead$"
+        "load 'ViT-B-32' instead.$"
     )
     with says(message):
         load_clip("ViT-B-32-quickgelu", "laion2b_s34b_b79k")
@@ -260,9 +260,9 @@ def test_weights_that_were_trained_without_quickgelu(offline):
 )
 def test_without_network_one_sentence_says_what_to_get(name, tag, source, fits, offline):
     with says(
-        f"^the weights '{tag or 'openai'}' of {name.replace('/', '-')} are not on this machine and could not be "
+        f"^The weights '{tag or 'openai'}' of {name.replace('/', '-')} are not on this machine and could not be "
         rf"downloaded \(.*name resolution\); get them from {source} where there is a network "
-        f"and load '{fits}' with the file's path as pretrained=$"
+        f"and load '{fits}' with the file's path as pretrained=.$"
     ):
         load_clip(name, tag)
 
@@ -359,7 +359,7 @@ def test_files_of_another_architecture(tiny, tmp_path):
                  "cut-openai.pt"):
         with says(
             rf"^{re.escape(str(tmp_path / file))} does not hold weights of tiny \(.+\); "
-            "name the architecture that the file belongs to, or get the file again$"
+            "name the architecture that the file belongs to, or get the file again.$"
         ):
             load_clip(tiny, tmp_path / file)
 
@@ -403,7 +403,7 @@ def test_batches_of_pixels_equal_single_ones(name):
         reader = ImageReader(images, preprocess)
         assert torch.equal(torch.stack(reader.__getitems__([3, 0, 4])), torch.stack([reader[i] for i in (3, 0, 4)]))
     assert torch.equal(ImageReader(images / 255, preprocess).__getitems__([2])[0], reader[2])
-    with says("image array of type int64; give uint8 pixels"):
+    with says("Image array of type int64; give uint8"):
         ImageReader(images.astype(np.int64), preprocess).__getitems__([0])
 
 
@@ -424,6 +424,6 @@ def test_names_that_differ_are_no_matter(recwarn):
 
 def test_texts_that_become_equal_by_being_cut_are_refused(clip):
     long = "very " * 200
-    with says("^texts 'a photo of a very .* and .* are the same for pocket-vit, which cuts texts after .* tokens; shorten the"):
+    with says("^Texts 'a photo of a very .* and .* are the same for pocket-vit, which cuts texts after .* tokens; shorten the"):
         clip.classifier(["cat", f"{long}cat", f"{long}dog"], ["{}", "a photo of a {}."])
     assert clip.classifier(["cat", "Cat", f"{long}dog"], ["a photo of a {}."]).shape == (3, clip.dim)  # one of them may be long

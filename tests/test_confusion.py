@@ -160,18 +160,18 @@ def test_relabelled_classes_rarely_reach_the_bound():
 
 def test_bad_input(clip, images):
     x, y = images
-    with says("^draws = 0 is out of range; it must be a whole number of 1 or more$"):
+    with says("^draws = 0 is out of range; it must be a whole number of 1 or more.$"):
         averaged_confusion(clip, x, y, NAMES, draws=0)
-    with says("^class 'zigzag' has no image among the 100, so its row has no shares; give images of every class, or only the "
-              "names of those that occur$"):
+    with says("^Class 'zigzag' has no image among the 100, so its row has no shares; give images of every class, or only the "
+              "names of those that occur.$"):
         averaged_confusion(clip, x[y != 4], y[y != 4], NAMES, draws=1, progress=False)
-    with says("^label 5 in y is out of range; labels must be 0 to 4, as there are 5 classes$"):
+    with says("^Label 5 in y is out of range; labels must be 0 to 4, as there are 5 classes.$"):
         averaged_confusion(clip, x, y, NAMES[:5], draws=1, progress=False)
     with says("^" + re.escape("x has features of size d = 7, but d = 128 is needed; both must come from one model")):
         averaged_confusion(clip, x[:, :7], y, NAMES)
     with says(r"^y has shape \[119\], but there are 120 rows"):
         averaged_confusion(clip, x, y[1:], NAMES, draws=1, progress=False)
-    with says("^the prompt of class 'red circle' with n_context = 40 has"):
+    with says("^The prompt of class 'red circle' with n_context = 40 has"):
         averaged_confusion(clip, x, y, NAMES, n_context=40)
-    with says("^label 6 in predicted is out of range; labels must be 0 to 5"):
+    with says("^Label 6 in predicted is out of range; labels must be 0 to 5"):
         confusion(y + 1, y, NAMES)

@@ -44,7 +44,7 @@ def test_with_a_model_there_is_one_generic_set(clip):
     sets = EncodedSets(clip, ["digits"], progress=False)
     check_same_classes(sets, "digits", ["digits"])
     assert not sets.banks, "nothing was encoded"
-    with pytest.raises(ClipnotesError, match=r"generic is \['digits', 'pocket-pairs'\], but with a model .* one generic set"):
+    with pytest.raises(ClipnotesError, match=r"Generic is \['digits', 'pocket-pairs'\], but with a model .* one generic set"):
         EncodedSets(clip, ["digits", "pocket-pairs"])
 
 
@@ -54,7 +54,7 @@ def test_parts_of_a_correction_and_their_need_of_labels():
     assert [uses_labels(name) for name in ("whitening", "pca + feature adapter", "supervised adapters", "centring")] == [
         False, True, True, False]
     for name in ("pca + supervised adapters", "magic", "", "pca + "):
-        with pytest.raises(ClipnotesError, match=r"^correction '.*' in '.*' is unknown; give parts joined by \+"):
+        with pytest.raises(ClipnotesError, match=r"^Correction '.*' in '.*' is unknown; give parts joined by \+"):
             parts_of(name)
 
 
@@ -74,5 +74,5 @@ def test_corrections_learn_from_generic_features_alone_and_in_turn(stored):
 
 
 def test_unknown_recipes_of_adapters_are_refused(clip):
-    with pytest.raises(ClipnotesError, match="^recipe = 'big' is unknown; choose 'paper' or 'pocket'$"):
+    with pytest.raises(ClipnotesError, match="^recipe = 'big' is unknown; choose 'paper' or 'pocket'.$"):
         generic_adapters(clip, None, "supervised adapters", recipe="big")

@@ -125,32 +125,32 @@ def test_invariants(name):
 
 def test_bad_input():
     x, y = generic()
-    with says(r"^generic_x has shape \[12\], but must be \[N, d\] or, with V views, \[V, N, d\]$"):
+    with says(r"^generic_x has shape \[12\], but must be \[N, d\] or, with V views, \[V, N, d\].$"):
         Whitening().fit(x[0])
-    with says("^1 rows of generic_x hold NaN or infinite values; encode them again$"):
+    with says("^1 rows of generic_x hold NaN or infinite values; encode them again.$"):
         Centring().fit(torch.cat([x, torch.full((1, 12), torch.inf)]))
-    with says("^x has features of size d = 11, but d = 12 is needed; both must come from one model$"):
+    with says("^x has features of size d = 11, but d = 12 is needed; both must come from one model.$"):
         Whitening().fit(x).transform(x[:, 1:])
     with says(r"^generic_y has shape \[299\], but there are 300 rows of features"):
         WithinClassWhitening().fit(x, y[1:])
-    with says("^label -1 in generic_y is out of range; labels must be 0 or more$"):
+    with says("^Label -1 in generic_y is out of range; labels must be 0 or more.$"):
         FeatureAdapter().fit(x, y - 1)
     for make in (WithinClassWhitening, FeatureAdapter):
-        with says(f"^{make.__name__} needs the labels of the generic features; give generic_y$"):
+        with says(f"^{make.__name__} needs the labels of the generic features; give generic_y.$"):
             make().fit(x)
-    with says("^none of the 300 generic classes has two rows; give more images a class$"):
+    with says("^None of the 300 generic classes has two rows; give more images a class.$"):
         WithinClassWhitening().fit(x, torch.arange(300))
-    with says("^n_components = 13 is out of range; features have 12 dimensions$"):
+    with says("^n_components = 13 is out of range; features have 12 dimensions.$"):
         PCAProjection(13).fit(x)
     with says("^power = -1 is out of range"):
         Whitening(power=-1).fit(x)
     with says("^seed = -1 is out of range"):
         FeatureAdapter(seed=-1).fit(x, y)
-    with says("^lr = 1e[+]38 is out of range; it must be a number from 0 to 1000$"):
+    with says("^lr = 1e[+]38 is out of range; it must be a number from 0 to 1000.$"):
         FeatureAdapter(lr=1e38).fit(x, y)
-    with says("^8 generic rows do not vary in all 12 dimensions; give more of them, or a ridge above 0$"):
+    with says("^8 generic rows do not vary in all 12 dimensions; give more of them, or a ridge above 0.$"):
         Whitening(1.0, ridge=0).fit(x[:8])
-    with says("^this Whitening has learnt nothing yet; call fit"):
+    with says("^This Whitening has learnt nothing yet; call fit"):
         Whitening().transform(x)
 
 

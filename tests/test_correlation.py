@@ -77,9 +77,9 @@ def test_bad_input():
     x, y, groups = runs(1.0, 1.0)
     for given, message in [
         ((x[:5], y, groups), r"^\(5,\) overlap reductions, \(60,\) gains and \(60,\) groups do not fit; give one"),
-        ((np.where(groups == 0, np.nan, x), y, groups), "^6 rows of overlap_reduction are NaN or infinite; leave them out$"),
+        ((np.where(groups == 0, np.nan, x), y, groups), "^6 rows of overlap_reduction are NaN or infinite; leave them out.$"),
         ((x, 0 * y, groups), "^gain is the same in all 60 rows, so nothing can correlate with it; give runs that"),
-        ((x, y, groups % 2), "^rows of 2 data sets; a bootstrap over data sets needs three or more$"),
+        ((x, y, groups % 2), "^Rows of 2 data sets; a bootstrap over data sets needs three or more.$"),
     ]:
         with says(message):
             correlation(*given)

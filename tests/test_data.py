@@ -106,15 +106,15 @@ def test_a_manifest_of_ones_own(tmp_path):
 
 
 def test_unknown_data_set():
-    with says("^unknown data set 'pets'; choose one of .*digits, .*pocket-textures, .*, or give the path of a manifest"):
+    with says("^Unknown data set 'pets'; choose one of .*digits, .*pocket-textures, .*, or give the path of a manifest"):
         load_manifest("pets")
-    with says("^unknown data set 'gone/pets.yaml'"):
+    with says("^Unknown data set 'gone/pets.yaml'"):
         load_task("gone/pets.yaml")
 
 
 @pytest.mark.parametrize("drop", ["name", "title", "task", "licence", "classes", "templates", "counts", "source"])
 def test_missing_field(drop, tmp_path):
-    with says(f"^manifest pets.yaml: field '{drop}' of its content is missing$"):
+    with says(f"^Manifest pets.yaml: field '{drop}' of its content is missing.$"):
         load_manifest(write_manifest(tmp_path, drop=drop))
 
 
@@ -142,7 +142,7 @@ def test_missing_field(drop, tmp_path):
     ],
 )
 def test_schema_errors(change, message, tmp_path):
-    with says(f"^manifest pets.yaml: {message}"):
+    with says(f"^Manifest pets.yaml: {message}"):
         load_manifest(write_manifest(tmp_path, change))
 
 
@@ -150,8 +150,8 @@ def test_schema_errors(change, message, tmp_path):
     "text, message",
     [
         ("a: [1", "^Manifest pets.yaml is no valid YAML: "),
-        ("- a\n- b", r"^manifest pets.yaml: its content is \['a', 'b'\], but must be a mapping of name, title"),
-        ("", "^manifest pets.yaml: its content is None, but must be a mapping"),
+        ("- a\n- b", r"^Manifest pets.yaml: its content is \['a', 'b'\], but must be a mapping of name, title"),
+        ("", "^Manifest pets.yaml: its content is None, but must be a mapping"),
         ("a: !!python/object/apply:os.getcwd []", "^Manifest pets.yaml is no valid YAML: "),
     ],
 )
@@ -162,7 +162,7 @@ def test_not_a_manifest(text, message, tmp_path):
 
 def test_a_pocket_set_that_was_never_drawn(tmp_path):
     path = write_manifest(tmp_path, {"source": {"kind": "pocket"}})
-    with says("^manifest pets.yaml: the pocket world has no data set 'pets'; it has pocket-glyphs, "):
+    with says("^Manifest pets.yaml: the pocket world has no data set 'pets'; it has pocket-glyphs, "):
         load_task(path)
 
 
@@ -219,7 +219,7 @@ def test_data_sets_that_differ_have_other_fingerprints(pets, tmp_path_factory):
 
 def test_missing_split_file(pets):
     manifest, root = pets
-    with says(r"^split file gone/pets/split.json of data set pets is missing; put it there, or set data_root"):
+    with says(r"^Split file gone/pets/split.json of data set pets is missing; put it there, or set data_root"):
         load_task(manifest, data_root="gone")
     write_manifest(root, {"obtain": "Get it from example.org."})
     with says(r"is missing; Get it from example.org.$"):
@@ -227,21 +227,21 @@ def test_missing_split_file(pets):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("[", "split file split.json in .* is no valid JSON"),
-    ("[]", "split file .* is not a CoOp split; it must hold lists train,"),
-    ("[" * 100_000, "split file split.json in .* is no valid JSON .it is nested too deep"),
+    ("[", "Split file split.json in .* is no valid JSON"),
+    ("[]", "Split file .* is not a CoOp split; it must hold lists train,"),
+    ("[" * 100_000, "Split file split.json in .* is no valid JSON .it is nested too deep"),
     ('{"train": []}', "is not a CoOp split"),
     ('{"train": [["a", 0]], "val": [], "test": []}', r"has the row \['a', 0\] in train; it must hold lists"),
     ('{"train": [["a", "x", "cat"]], "val": [], "test": []}', r"has the row \['a', 'x', 'cat'\] in train; .* labels as whole"),
     ('{"train": [["a", 0.5, "cat"]], "val": [], "test": []}', r"has the row \['a', 0.5, 'cat'\] in train"),
     ('{"train": [["a", true, "cat"]], "val": [], "test": []}', r"has the row \['a', True, 'cat'\] in train"),
     ('{"train": 7, "val": [], "test": []}', "is not a CoOp split"),
-    ("\x00\x01", "split file split.json in .* is a binary file"),
+    ("\x00\x01", "Split file split.json in .* is a binary file"),
 ])  # fmt: skip
 def test_not_a_split_file(content, message, pets):
     manifest, root = pets
     (root / "pets" / "split.json").write_text(content)
-    with says(f"^split file .*{message}|^{message}") as caught:
+    with says(f"^Split file .*{message}|^{message}") as caught:
         load_task(manifest, data_root=root)
     assert len(str(caught.value)) < 500 and check_dataset(manifest, root) == [str(caught.value)]
 
@@ -257,7 +257,7 @@ def test_not_a_split_file(content, message, pets):
 def test_mistakes_in_a_split_file_are_refused_and_reported(change, message, pets):
     manifest, root = pets
     edit_split(root, change)
-    with says(f"^split file .*split.json {message}"):
+    with says(f"^Split file .*split.json {message}"):
         load_task(manifest, data_root=root)
     assert any(re.search(message, problem) for problem in check_dataset(manifest, root))
 
@@ -267,7 +267,7 @@ def test_every_mistake_of_a_split_file_is_reported(pets):
     edit_split(root, lambda s: (
         s["val"][0].__setitem__(2, "dog"), s["test"][0].__setitem__(0, "/etc/x"), s["train"][0].__setitem__(1, 7)))
     problems = check_dataset(manifest, root)
-    for part in ("label 7 of 0.jpg .train.", "the names 'cat' and 'dog'", "the image path '/etc/x'"):
+    for part in ("Label 7 of 0.jpg .train.", "the names 'cat' and 'dog'", "the image path '/etc/x'"):
         assert any(re.search(part, problem) for problem in problems)
 
 
@@ -307,7 +307,7 @@ def test_labels_of_an_open_set_have_no_gaps(pets):
     _, root = pets
     manifest = write_manifest(root, {"classes": {"count": "any", "source": "the split file"}})
     edit_split(root, lambda s: [row.__setitem__(1, row[1] + 1) for part in s.values() for row in part])
-    with says("^split file .* has labels up to 2, but none 0 .do they count from 1.*; labels must be 0, 1, 2"):
+    with says("^Split file .* has labels up to 2, but none 0 .do they count from 1.*; labels must be 0, 1, 2"):
         load_task(manifest, data_root=root)
 
 
@@ -315,14 +315,14 @@ def test_labels_of_an_open_set_have_no_gaps(pets):
 def test_label_out_of_range(label, pets):
     manifest, root = pets
     edit_split(root, lambda splits: splits["val"][1].__setitem__(1, label))
-    with says(rf"^label {label} of 5.jpg \(val\) in .*split.json is out of range; pets has 2 classes, labels 0 to 1$"):
+    with says(rf"^Label {label} of 5.jpg \(val\) in .*split.json is out of range; pets has 2 classes, labels 0 to 1.$"):
         load_task(manifest, data_root=root)
 
 
 def test_wrong_count(pets):
     manifest, root = pets
     edit_split(root, lambda splits: splits["test"].pop())
-    message = "pets has 1 test images, but its manifest says 2; the copy is incomplete or another version, get it again"
+    message = "pets has 1 test images, but its manifest says 2; the copy is incomplete or another version, get it again."
     with says(f"^{message}$"):
         load_task(manifest, data_root=root)
     assert check_dataset(manifest, root) == [message]
@@ -336,9 +336,9 @@ def test_check_finds_what_is_broken(pets):
     edit_split(root, lambda splits: [row.__setitem__(slice(1, 3), [0, "cat"]) for row in splits["val"]])
     problems = check_dataset(manifest, root)
     expected = [
-        rf"train: image {re.escape(str(cut))} cannot be read \(.*trunc.*\); fetch it again or remove it",
-        r"val: 1 classes without an image \(dog\)$",
-        rf"test: image {re.escape(str(gone))} does not exist; check the data root",
+        rf"train: Image {re.escape(str(cut))} cannot be read \(.*trunc.*\); fetch it again or remove it",
+        r"val: 1 classes without an image \(dog\).$",
+        rf"test: Image {re.escape(str(gone))} does not exist; check the data root",
     ]
     assert len(problems) == 3 and all(re.match(e, p) for e, p in zip(expected, problems, strict=True))
 
@@ -368,13 +368,13 @@ def test_every_image_is_drawn_equally_often():
 
 
 def test_too_few_images():
-    with says(r"^class 1 has 5 training images, fewer than shots=6; ask for at most 5 shots$"):
+    with says(r"^Class 1 has 5 training images, fewer than shots=6; ask for at most 5 shots.$"):
         few_shot(LABELS, 6, 1)
-    with says(r"^class 1 \(dog\) has 5 training images, fewer than shots=9"):
+    with says(r"^Class 1 \(dog\) has 5 training images, fewer than shots=9"):
         few_shot(np.array([0] * 9 + [1] * 5), 9, 1, ["cat", "dog"])
-    with says(r"^class 2 \(cow\) has 0 training images, fewer than shots=1"):
+    with says(r"^Class 2 \(cow\) has 0 training images, fewer than shots=1"):
         few_shot(np.array([0, 1]), 1, 1, ["cat", "dog", "cow"])
-    with says(r"^class 0 \(zero\) has 64 training images, fewer than shots=65"):
+    with says(r"^Class 0 \(zero\) has 64 training images, fewer than shots=65"):
         load_task("digits", shots=65)
 
 

@@ -48,7 +48,7 @@ def test_every_default_is_auto(monkeypatch):
 def test_devices_that_are_not_here():
     for name in ("gpu", "privateuseone") + (() if torch.cuda.is_available() else ("cuda", "cuda:7")):
         with pytest.raises(ClipnotesError, match=rf"^device = '{name}' cannot be used on this machine \(.+\); choose auto, "
-                                                 "cpu, cuda or another device of torch's that it has$"):
+                                                 "cpu, cuda or another device of torch's that it has.$"):
             load_clip("pocket-vit", "random", device=name)
 
 

@@ -250,19 +250,19 @@ def test_the_pocket_recipe_fits_the_pocket_backbones(clip):
 
 def test_trainings_that_cannot_be(vit, pixels):
     for options, message in [
-        ({"recipe": "authors"}, "^unknown recipe 'authors'; choose from paper, pocket, or None for the defaults$"),
-        ({"statistics": "none"}, "^statistics = 'none' is unknown; choose 'clip' or 'imagenet'$"),
+        ({"recipe": "authors"}, "^Unknown recipe 'authors'; choose from paper, pocket, or None for the defaults.$"),
+        ({"statistics": "none"}, "^statistics = 'none' is unknown; choose 'clip' or 'imagenet'.$"),
         ({"local_size": 30}, "^local_size = 30 does not fit pocket-vit, which sees an image in steps of 8 pixels; give a "
-                             "multiple of 8$"),
-        ({"momentum": 1.5}, "^momentum = 1.5 is out of range; it must be a number from 0 to 1$"),
-        ({"lr": 1e30, "warmup_epochs": 0}, "^the loss became .* at step .* with lr = 1e\\+30; lower it$"),
+                             "multiple of 8.$"),
+        ({"momentum": 1.5}, "^momentum = 1.5 is out of range; it must be a number from 0 to 1.$"),
+        ({"lr": 1e30, "warmup_epochs": 0}, "^The loss became .* at step .* with lr = 1e\\+30; lower it.$"),
     ]:
         with says(message):
             train_dino(vit, pixels, **SMALL | options)
     with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"):
         train_dino(vit, pixels, rate=1, **SMALL)
-    with says("^no images to train on; give at least one$"):
+    with says("^No images to train on; give at least one.$"):
         train_dino(vit, pixels[:0], **SMALL)
     bare = type(vit)("bare", vit.model, vit.preprocess.transforms[-1], vit.tokenizer)
-    with says("^statistics='clip' cannot be had: the preprocessing of bare does not end in Normalize; choose 'imagenet'$"):
+    with says("^statistics='clip' cannot be had: the preprocessing of bare does not end in Normalize; choose 'imagenet'.$"):
         train_dino(bare, pixels, **SMALL)

@@ -122,20 +122,20 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(web, tmp_path):
     web.files["/a.bin"], web.statuses = BODY, [503, 429, 500]
     assert download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False).read_bytes() == BODY
     web.statuses = [503] * 9
-    with says(r"cannot be fetched \(HTTP 503 .*, 3 attempts\); check the network .* put it at .*b.bin$", UnreachableError):
+    with says(r"cannot be fetched \(HTTP 503 .*, 3 attempts\); check the network .* put it at .*b.bin.$", UnreachableError):
         download(f"{web.address}/a.bin", tmp_path / "b.bin", attempts=3, progress=False)
     assert len(web.statuses) == 6 and names(tmp_path) == ["a.bin"]
 
 
 def test_without_a_network_it_says_where_to_put_the_file(tmp_path, web):
-    with says(r"^http://127.0.0.1:\d+/a.zip cannot be fetched \(ConnectionError, 2 attempts\); .* put it at .*a.zip$",
+    with says(r"^http://127.0.0.1:\d+/a.zip cannot be fetched \(ConnectionError, 2 attempts\); .* put it at .*a.zip.$",
               UnreachableError):
         download(f"{closed_port()}/a.zip", tmp_path / "a.zip", attempts=2, progress=False)
     assert names(tmp_path) == []
 
 
 def test_a_missing_file_is_not_asked_for_again(web, tmp_path):
-    with says(r"/gone.tar.gz cannot be fetched \(HTTP 404 Not Found\); .* moved. .*/gone.tar.gz$", DownloadError):
+    with says(r"/gone.tar.gz cannot be fetched \(HTTP 404 Not Found\); .* moved. .*/gone.tar.gz.$", DownloadError):
         download(f"{web.address}/gone.tar.gz", tmp_path / "gone.tar.gz", progress=False)
     assert len(web.requests) == 1 and names(tmp_path) == []
 
@@ -144,7 +144,7 @@ def test_a_missing_file_is_not_asked_for_again(web, tmp_path):
 def test_a_wrong_checksum_leaves_nothing(web, tmp_path, kind):
     web.files["/a.bin"] = BODY
     found, wanted = hashlib.new(kind, BODY).hexdigest(), hashlib.new(kind, b"").hexdigest()
-    with says(f"a.bin has {kind} {found}, but {wanted} was expected; it was removed. .* put it at .*a.bin$", DownloadError):
+    with says(f"a.bin has {kind} {found}, but {wanted} was expected; it was removed. .* put it at .*a.bin.$", DownloadError):
         download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False, **{kind: wanted})
     assert names(tmp_path) == []
 
@@ -179,7 +179,7 @@ def test_a_full_disk_keeps_what_has_arrived(web, tmp_path, monkeypatch):
     web.files["/a.bin"] = BODY
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with says(f"the disk of {tmp_path} is full; free some space and try again", DownloadError):
+        with says(f"The disk of {tmp_path} is full; free some space and try again", DownloadError):
             download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False)
     assert not (tmp_path / "a.bin").exists()
     assert download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False).read_bytes() == BODY
@@ -345,7 +345,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 @pytest.mark.parametrize("body, words", [(PAGE, "is a web page"), (POINTER, "is a pointer of Git LFS"), (b"", "is an empty")])
 def test_a_page_in_a_files_place_is_not_kept(web, tmp_path, body, words):
     web.files["/a.json"] = body
-    with says(f"what came from http://.*/a.json {words}.*; it was removed. Try again, or get a.json elsewhere", DownloadError):
+    with says(f"What came from http://.*/a.json {words}.*; it was removed. Try again, or get a.json elsewhere", DownloadError):
         download(f"{web.address}/a.json", tmp_path / "a.json", progress=False)
     assert names(tmp_path) == []
     (tmp_path / "a.json").write_bytes(body)  # saved by hand
@@ -386,7 +386,7 @@ def test_addresses_that_are_none(url, tmp_path):
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a.b/c", "a.zip", ""])
 def test_only_web_addresses_are_fetched(url, tmp_path):
-    with says(f"^address '{url}' cannot be fetched; it must begin with http:// or https://$"):
+    with says(f"^Address '{url}' cannot be fetched; it must begin with http:// or https://.$"):
         download(url, tmp_path / "a.zip")
 
 
@@ -434,7 +434,7 @@ def test_archives_are_unpacked_and_merged(tmp_path, name):
 def test_an_entry_that_leaves_the_folder_is_refused(tmp_path, name, make, file):
     archive = make(tmp_path / file, {"good.txt": b"1", name: b"2"})
     shown = re.escape(repr(name))
-    with says(f"^archive .*{file}: entry {shown} would leave the folder, so nothing was unpacked"):
+    with says(f"^Archive .*{file}: entry {shown} would leave the folder, so nothing was unpacked"):
         unpack(archive, tmp_path / "data", progress=False)
     assert names(tmp_path / "data") == [] and names(tmp_path) == [file, "data"]
 
@@ -687,7 +687,7 @@ def test_a_full_disk_or_a_file_in_the_way_is_said_while_unpacking(tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", full)
-        with says(f"the disk of {tmp_path / 'data'} is full; free some space and try again", DownloadError):
+        with says(f"The disk of {tmp_path / 'data'} is full; free some space and try again", DownloadError):
             unpack(archive, tmp_path / "data", progress=False)
     assert names(tmp_path / "data") == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4000))
@@ -710,7 +710,7 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, name):
     archive = (make_zip if name == "a.zip" else make_tar)(tmp_path / name, files)
     whole = archive.read_bytes()
     archive.write_bytes(whole[:40_000] + bytes(100) + whole[40_100:] if name == "a.zip" else whole[:70_000])
-    with says(f"^archive .*{name} cannot be unpacked .*; it is damaged: remove it and fetch it again$"):
+    with says(f"^Archive .*{name} cannot be unpacked .*; it is damaged: remove it and fetch it again.$"):
         unpack(archive, tmp_path / "data", progress=False)
     assert names(tmp_path / "data") == []
 
@@ -779,7 +779,7 @@ def test_what_stands_in_an_images_place_is_said_by_the_check(web, tmp_path, caps
     (root / "pets" / "images" / "cat" / "1.jpg").write_bytes(POINTER)
     (root / "pets" / "images" / "dog" / "2.jpg").write_bytes(PAGE)
     code, _, err = cli(capsys, "check", manifest, "--data-root", root)
-    assert code == 1 and "train: image" in err and "1.jpg is a pointer of Git LFS; the large file" in err
+    assert code == 1 and "train: Image" in err and "1.jpg is a pointer of Git LFS; the large file" in err
     assert "2.jpg is a web page (HTML)" in err
 
 
@@ -877,7 +877,7 @@ def test_torchvision_downloads_its_own_sets(web, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "Toy", toy, raising=False)
     manifest = pets(web, tmp_path, torchvision={"class": "Toy", "args": {"split": "test"}, "root": "pets"},
                     archives=[{"url": f"{web.address}/split.json", "file": "pets/split.json"}])
-    with says(r"torchvision could not get Toy \(File not found or corrupted.\); try again, or do it by hand: Write to the"):
+    with says(r"Torchvision could not get Toy \(File not found or corrupted.\); try again, or do it by hand: Write to the"):
         fetch(manifest, tmp_path / "data", report=lambda line: None, progress=False)
     fetch(manifest, tmp_path / "data", report=lambda line: None, progress=False)
     assert calls[1] == (str(tmp_path / "data" / "pets"), True, {"split": "test"})

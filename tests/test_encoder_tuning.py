@@ -91,19 +91,19 @@ def test_tuning_learns_and_leaves_the_clip_alone(clip, data):
 
 def test_text_tuning_bad_input(clip, data):
     x, y = data
-    with says("^label 2 in y is out of range; labels must be 0 to 1, as there are 2 classes$"):
+    with says("^Label 2 in y is out of range; labels must be 0 to 1, as there are 2 classes.$"):
         TextEncoderTuning(clip, NAMES[:2]).fit(x, y)
-    with says("^x has features of size d = 9, but d = 128 is needed; both must come from one model$"):
+    with says("^x has features of size d = 9, but d = 128 is needed; both must come from one model.$"):
         TextEncoderTuning(clip, NAMES).fit(x[:, :9], y)
-    with says("^template 'a photo' has no place for the class name"):
+    with says("^Template 'a photo' has no place for the class name"):
         TextEncoderTuning(clip, NAMES, "a photo").fit(x, y)
-    with says("^this TextEncoderTuning has learnt nothing yet; call fit first$"):
+    with says("^This TextEncoderTuning has learnt nothing yet; call fit first.$"):
         TextEncoderTuning(clip, NAMES).logits(x)
     with says("^loss = 'nll' is unknown"):
         TextEncoderTuning(clip, NAMES, loss="nll").fit(x, y)
-    with says("^template = 3 is no text; give one$"):
+    with says("^template = 3 is no text; give one.$"):
         TextEncoderTuning(clip, NAMES, template=3).fit(x, y)
-    with says("^(the loss|what is learnt) became .* in epoch [0-9]+ with lr = 1000; lower lr$"):
+    with says("^(The loss|What is learnt) became .* in epoch [0-9]+ with lr = 1000; lower lr.$"):
         TextEncoderTuning(clip, NAMES, sgd=SGDConfig(lr=1000, weight_decay=1000)).fit(x, y)
 
 
@@ -191,7 +191,7 @@ def test_imagenet_weights_come_from_a_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.models.resnet50", Net)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with says("^the ImageNet weights of ResNet-50 are not at .*resnet50-0676ba61.pth; get them from https://download"):
+    with says("^The ImageNet weights of ResNet-50 are not at .*resnet50-0676ba61.pth; get them from https://download"):
         imagenet_resnet50()
     path = tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth"
     path.parent.mkdir(parents=True)
@@ -209,17 +209,17 @@ def test_imagenet_weights_come_from_a_file(tmp_path, monkeypatch):
 
 def test_image_tuning_bad_input(pictures):
     images, y = pictures
-    with says("^head = 'old' is unknown; choose 'new' or 'kept'$"):
+    with says("^head = 'old' is unknown; choose 'new' or 'kept'.$"):
         ImageEncoderFineTuning(tiny_network(), to_tensor, "old").fit(images, y)
-    with says('^head="kept" has 2 outputs for 3 classes; use head="new"$'):
+    with says('^head="kept" has 2 outputs for 3 classes; use head="new".$'):
         ImageEncoderFineTuning(tiny_network(2), to_tensor, "kept").fit(images, y)
-    with says("^Tiny has no linear layer called head or fc; give a network with one$"):
+    with says("^Tiny has no linear layer called head or fc; give a network with one.$"):
         ImageEncoderFineTuning(Tiny(), to_tensor).fit(images, y)
-    with says(r"^y has shape \[17\], but there are 18 images; give one label each$"):
+    with says(r"^y has shape \[17\], but there are 18 images; give one label each.$"):
         ImageEncoderFineTuning(tiny_network(), to_tensor).fit(images, y[1:])
-    with says("^image nowhere.jpg does not exist"):
+    with says("^Image nowhere.jpg does not exist"):
         ImageEncoderFineTuning(tiny_network(), to_tensor).fit(["nowhere.jpg"], [0])
-    with says("^this ImageEncoderFineTuning has learnt nothing yet; call fit first$"):
+    with says("^This ImageEncoderFineTuning has learnt nothing yet; call fit first.$"):
         ImageEncoderFineTuning(tiny_network(), to_tensor).logits(images)
 
 

@@ -112,7 +112,7 @@ def test_nothing_is_said_before_fit(models, data):
     for model in models:
         use = model.logits if isinstance(model, Classifier) else model.transform
         if not isinstance(model, ZeroShot):
-            with says(f"^this {type(model).__name__} has learnt nothing yet; call fit first$"):
+            with says(f"^This {type(model).__name__} has learnt nothing yet; call fit first.$"):
                 use(data[0])
 
 
@@ -139,7 +139,7 @@ def test_scores_take_lists_and_series_and_refuse_labels_that_do_not_fit(models, 
         assert model.score(x.tolist(), y) == model.score(pd.DataFrame(x.numpy()), y) == expected
         for labels, message in ((y[1:], r"^y has shape \[11\], but there are 12"), (y[:, None], r"^y has shape \[12, 1\]"),
                                 (1, r"^y has shape \[\]"), (y + 0.5, "^y holds values of type float32"),
-                                (y == 1, "^y holds values of type bool"), (y + 1, "^label 3 in y is out of range"),
+                                (y == 1, "^y holds values of type bool"), (y + 1, "^Label 3 in y is out of range"),
                                 (["a"] * 12, "^y = .* is no array of numbers")):
             with says(message):
                 model.score(x, labels)
@@ -177,5 +177,5 @@ def test_a_trained_method_is_fitted_in_the_same_way_everywhere(clip, data):
         seen = []
         model = make(epochs=2).fit(x, y, callback=lambda epoch, model, seen=seen: seen.append((epoch, model)), progress=False)
         assert seen == [(1, model), (2, model)] and len(model.losses_) == 2
-        with says("^(the loss|what is learnt) became .* in epoch [0-9]+ with lr = 1000; lower lr$"):
+        with says("^(The loss|What is learnt) became .* in epoch [0-9]+ with lr = 1000; lower lr.$"):
             make(lr=1000, weight_decay=1000, epochs=20).fit(x, y, progress=False)

@@ -49,7 +49,7 @@ def test_a_students_copy_keeps_questions_and_hints_alone():
 
 @pytest.mark.parametrize("task, starter", [("No solution.", STARTER), (TASK + TASK, STARTER), (TASK, "answer = 1")])
 def test_an_exercise_without_one_solution_or_a_start_is_refused(task, starter):
-    with pytest.raises(ClipnotesError, match="^exercise cell 'try' has . solutions before it .* it needs one solution"):
+    with pytest.raises(ClipnotesError, match="^Exercise cell 'try' has . solutions before it .* it needs one solution"):
         solutions(content(task, starter))
 
 

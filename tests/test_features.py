@@ -104,7 +104,7 @@ def test_pickles_and_damaged_files_are_refused(tmp_path):
         ("pickle.safetensors", "is a Python pickle"), ("cut.npz", "is damaged or was written by something else"),
         ("cut.safetensors", "is damaged or was written by something else"),
     ):
-        with says(f"^feature file {re.escape(str(tmp_path / name))} {problem}; a feature file is .npz or .safetensors with"):
+        with says(f"^Feature file {re.escape(str(tmp_path / name))} {problem}; a feature file is .npz or .safetensors with"):
             FeatureBank.load(tmp_path / name)
     assert not trace.exists()
 
@@ -118,7 +118,7 @@ def test_pickles_and_damaged_files_are_refused(tmp_path):
 ])  # fmt: skip
 def test_a_file_of_another_kind_is_named(name, content, problem, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with says(f"^feature file .* {problem}") as caught:
+    with says(f"^Feature file .* {problem}") as caught:
         FeatureBank.load(tmp_path / name)
     assert "pickle" not in str(caught.value) and "\n" not in str(caught.value)
 
@@ -133,7 +133,7 @@ def test_files_of_other_programs(tmp_path):
     (tmp_path / "b.npz").rename(tmp_path / "B.NPZ")
     assert list(FeatureBank.load(tmp_path / "B.NPZ").splits) == ["train", "test"]
     np.savez(tmp_path / "c.npz", **(parts() | {"train_x": parts()["train_x"] + 1j}))
-    with says("^train_x of bank c holds values of type complex64; features are real numbers$"):
+    with says("^train_x of bank c holds values of type complex64; features are real numbers.$"):
         FeatureBank.load(tmp_path / "c.npz")
     np.savez(tmp_path / "d.npz", features=np.zeros(3))
     with says("d.npz holds none of these arrays; a feature file is"):
@@ -146,9 +146,9 @@ def test_files_of_other_programs(tmp_path):
 
 
 def test_file_names(tmp_path):
-    with says("^feature file gone.npz does not exist; check the path, or make it with `clipnotes features`$"):
+    with says("^Feature file gone.npz does not exist; check the path, or make it with `clipnotes features`.$"):
         FeatureBank.load("gone.npz")
-    with says("^cannot save a bank as b.csv; the name must end in .npz or .safetensors$"):
+    with says("^Cannot save a bank as b.csv; the name must end in .npz or .safetensors.$"):
         FeatureBank.from_arrays("b", parts()).save(tmp_path / "b.csv")
 
 
@@ -167,18 +167,18 @@ def with_nan():
         ({"train_x": with_nan()}, "2 rows of train_x of bank toy hold NaN or infinite values; encode them again"),
         ({"train_x": np.zeros(12)}, r"train_x of bank toy has shape \[12\], but must be \[N, d\] or, with"),
         ({"train_x": "many"}, "train_x of bank toy = 'many' is no array of numbers"),
-        ({"test_x": np.zeros((5, 9))}, r"bank toy: features of sizes \[8, 9\]; one bank holds one model"),
+        ({"test_x": np.zeros((5, 9))}, r"Bank toy: features of sizes \[8, 9\]; one bank holds one model"),
         ({"train_y": np.zeros(11, int)}, r"train_y of bank toy has shape \[11\], but there are 12 rows of features"),
         ({"train_y": np.zeros((12, 1), int)}, r"train_y of bank toy has shape \[12, 1\], but there are 12 rows"),
         ({"train_y": np.arange(12) / 4}, "train_y of bank toy holds values of type float64; labels must be whole numbers"),
         ({"train_x": np.zeros((12, 2, 8))}, r"train_y of bank toy has shape \[12\], but there are 2 rows"),  # views come first
-        ({"test_y": [0, 1, 2, 3, 0]}, "label 3 in test_y of bank toy is out of range; labels must be 0 to 2"),
-        ({"test_y": [0, -1, 2, 2, 0]}, "label -1 in test_y of bank toy is out of range; labels must be 0 to 2"),
-        ({"test_y": [0, 10**15, 2, 2, 0], "classnames": None}, "label 1000000000000000 in test_y of bank toy is out of range"),
-        ({"test_y": None}, "bank toy: test_x and test_y must come together, one is missing"),
-        ({"text": np.ones((2, 8))}, r"text of bank toy has shape \[2, 8\], but must be \[3, d\], one row a class"),
-        ({"text": np.ones((3, 1, 8))}, r"text of bank toy has shape \[3, 1, 8\], but must be \[3, d\]"),
-        ({"text": np.ones((3, 9))}, r"bank toy: features of sizes \[8, 9\]"),
+        ({"test_y": [0, 1, 2, 3, 0]}, "Label 3 in test_y of bank toy is out of range; labels must be 0 to 2"),
+        ({"test_y": [0, -1, 2, 2, 0]}, "Label -1 in test_y of bank toy is out of range; labels must be 0 to 2"),
+        ({"test_y": [0, 10**15, 2, 2, 0], "classnames": None}, "Label 1000000000000000 in test_y of bank toy is out of range"),
+        ({"test_y": None}, "Bank toy: test_x and test_y must come together, one is missing"),
+        ({"text": np.ones((2, 8))}, r"Text of bank toy has shape \[2, 8\], but must be \[3, d\], one row a class"),
+        ({"text": np.ones((3, 1, 8))}, r"Text of bank toy has shape \[3, 1, 8\], but must be \[3, d\]"),
+        ({"text": np.ones((3, 9))}, r"Bank toy: features of sizes \[8, 9\]"),
         ({"text": np.full((3, 8), np.nan)}, "3 rows of text of bank toy hold NaN"),
         ({"classnames": "abc"}, "classnames of bank toy = 'abc' is no list of names"),
         ({"classnames": ["cat", "dog", 3]}, r"classnames of bank toy\[2\] = 3 is no class name"),
@@ -193,9 +193,9 @@ def test_bad_content(change, message):
 
 
 def test_a_bank_needs_a_split():
-    with says("^bank toy has no split; give at least one of train, val and test$"):
+    with says("^Bank toy has no split; give at least one of train, val and test.$"):
         FeatureBank("toy", classnames=NAMES)
-    with says("^label -2 in train_y of bank toy is out of range; labels must be 0 or more$"):
+    with says("^Label -2 in train_y of bank toy is out of range; labels must be 0 or more.$"):
         FeatureBank("toy", {"train": FeatureSplit(np.zeros((1, 8)), [-2])})
 
 
@@ -206,7 +206,7 @@ def test_features_are_raw_and_unit_only_where_asked_for():
     for part, plain in ((bank.test, content["test_x"]), (bank.train, content["train_x"].mean(0))):
         assert np.allclose(part.unit(), plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
         assert part.unit().shape == (len(part), 8)
-    with says("^bank toy has no val split; it has train, test$"):
+    with says("^Bank toy has no val split; it has train, test.$"):
         bank.val  # noqa: B018
 
 
@@ -218,18 +218,18 @@ def test_few_shots_of_a_bank(views):
     assert torch.equal(few.train.x, bank.train.x[..., rows, :]) and few.train.y.tolist() == [0, 0, 1, 1, 2, 2]
     assert few.train.path == [paths[row] for row in rows]
     assert few.test.x.data_ptr() == bank.test.x.data_ptr() and len(bank.train.y) == 12
-    with says(r"^class 0 \(cat\) has 4 training images, fewer than shots=5; ask for at most 4 shots$"):
+    with says(r"^Class 0 \(cat\) has 4 training images, fewer than shots=5; ask for at most 4 shots.$"):
         bank.few_shot(5, seed=1)
 
 
 @pytest.mark.parametrize("shots", [0, -1, 2.0, True, "two"])
 def test_shots_are_whole_numbers(shots):
-    with says("^shots = .*; it must be a whole number of 1 or more$"):
+    with says("^shots = .*; it must be a whole number of 1 or more.$"):
         FeatureBank.from_arrays("toy", parts()).few_shot(shots, seed=1)
 
 
 def test_few_shots_need_a_training_split():
-    with says("^bank toy has no train split; it has val$"):
+    with says("^Bank toy has no train split; it has val.$"):
         FeatureBank("toy", {"val": FeatureSplit(torch.eye(2), [0, 1])}).few_shot(1, seed=1)
 
 

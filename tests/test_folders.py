@@ -107,14 +107,14 @@ def test_folders_train_val_test_are_taken_as_they_are(birds, tmp_path):
     assert task.split_source == "folders train, val and test"
     for path in (tmp_path / "pets" / "test").rglob("*.png"):
         path.unlink()
-    with says("image folder .*pets/test holds no image in its 2 class folders"):
+    with says("Image folder .*pets/test holds no image in its 2 class folders"):
         load_task(f"folder:{tmp_path / 'pets'}")
 
 
 def test_some_of_train_val_test_are_a_mistake_but_a_class_may_be_named_train(birds, tmp_path):
     for split in ("train", "val"):
         draw(tmp_path / "imagenet" / split / "tench", 3)
-    with says(r"^image folder .*imagenet has train and val with class folders inside, but no test; give all of train, val and"):
+    with says(r"^Image folder .*imagenet has train and val with class folders inside, but no test; give all of train, val and"):
         load_task(f"folder:{tmp_path / 'imagenet'}")
     draw(birds / "train", 5)
     assert load_task(f"folder:{birds}").classnames == ["crow", "house sparrow", "train"]
@@ -165,17 +165,17 @@ def test_two_classes_of_one_name(birds):
 
 
 def test_folders_that_are_no_data_set(birds, tmp_path):
-    with says(r"^image folder .*gone does not exist; give folder:PATH of a folder that holds one folder of images a class$"):
+    with says(r"^Image folder .*gone does not exist; give folder:PATH of a folder that holds one folder of images a class.$"):
         load_task(f"folder:{tmp_path / 'gone'}")
-    with says("^image folder .*0.png is a file; give"):
+    with says("^Image folder .*0.png is a file; give"):
         load_task(f"folder:{birds / 'crow' / '0.png'}")
-    with says(r"^image folder .*crow has no class folders; put the images of every class into a folder of its own, such as"):
+    with says(r"^Image folder .*crow has no class folders; put the images of every class into a folder of its own, such as"):
         load_task(f"folder:{birds / 'crow'}")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    with says(r"^image folder .*empty holds no image in its 1 class folders \(cat ...\); images end in .jpg, "):
+    with says(r"^Image folder .*empty holds no image in its 1 class folders \(cat ...\); images end in .jpg, "):
         load_task(f"folder:{tmp_path / 'empty'}")
     draw(tmp_path / "empty" / "cat", 3)
-    with says(r"^image folder .*empty has one class \(cat\) that can be used, but two or more are needed$"):
+    with says(r"^Image folder .*empty has one class \(cat\) that can be used, but two or more are needed.$"):
         load_task(f"folder:{tmp_path / 'empty'}")
     draw(tmp_path / "empty" / "dog", 2)
     with says(r"one class \(cat\) that can be used, but two or more are needed; too small are dog; each of train,"):
@@ -191,13 +191,13 @@ def test_links_that_lead_back_would_count_images_twice(birds, tmp_path):
     for target in (birds, tmp_path, Path("/"), birds / "house_sparrow", outside):
         link = birds / "house_sparrow" / "again"
         link.symlink_to(target)
-        with says("^image folder .* is a link to .*, whose images would count twice; remove the link$"):
+        with says("^Image folder .* is a link to .*, whose images would count twice; remove the link.$"):
             load_task(f"folder:{birds}")
         link.unlink()
     (birds / "all").symlink_to(birds)
-    with says("^image folder .*birds/all is a link to .*birds, whose images would count twice"):
+    with says("^Image folder .*birds/all is a link to .*birds, whose images would count twice"):
         load_task(f"folder:{birds}")
-    with says("^image folder / is the root of a file system"):
+    with says("^Image folder / is the root of a file system"):
         load_task("folder:/")
 
 
@@ -210,7 +210,7 @@ def test_a_class_folder_that_cannot_be_read_stops(birds, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refused)  # rights do not bind the administrator
-    with says("^image folder .*birds/crow cannot be read .Permission denied.; give yourself the right to read it"):
+    with says("^Image folder .*birds/crow cannot be read .Permission denied.; give yourself the right to read it"):
         load_task(f"folder:{birds}")
 
 
@@ -218,14 +218,14 @@ def test_images_that_cannot_be_read_are_named(birds, clip, capsys):
     broken = birds / "crow" / "0.png"
     broken.write_bytes(broken.read_bytes()[:60])
     (problem,) = check_dataset(f"folder:{birds}")
-    assert f"image {broken} cannot be read" in problem
+    assert f"Image {broken} cannot be read" in problem
     with pytest.raises(SystemExit):
         main(["data", "check", f"folder:{birds}"])
     assert str(broken) in capsys.readouterr().err
-    with says(f"^image {re.escape(str(broken))} cannot be read"):
+    with says(f"^Image {re.escape(str(broken))} cannot be read"):
         encode_task(clip, load_task(f"folder:{birds}"), progress=False)
     paths = sorted(birds.rglob("*.png"))
-    with says(f"^image {re.escape(str(broken))} cannot be read") as caught:
+    with says(f"^Image {re.escape(str(broken))} cannot be read") as caught:
         clip.encode_images(paths, progress=False, workers=1)
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
@@ -258,7 +258,7 @@ def test_short_names_are_the_last_part_and_never_those_of_another_set(birds, tmp
     short = short_names(values)
     assert list(short.values()) == ["birds", "other/birds", f"{tmp_path.name}/digits"] and list(short)[0] == full
     assert full_name(short[full]) == full and full_name("digits") == "digits" and load_task(short[full]).name == "birds"
-    with says("^unknown data set 'birds'"):  # the text alone knows no folder, whatever was loaded before
+    with says("^Unknown data set 'birds'"):  # the text alone knows no folder, whatever was loaded before
         load_task("birds")
     assert short_names(values["datasets"])[f"folder:{tmp_path}/other/birds"] == "birds"
     assert pickle.loads(pickle.dumps(short[full])).full == full
@@ -312,5 +312,5 @@ def test_a_bad_folder_is_an_error_before_anything_runs(own_notebook, birds, caps
         main(["run", "01", "-p", "dataset=folder:brids"])
     assert caught.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"Error: image folder {birds.parent / 'brids'} does not exist") and error.count("\n") == 1
+    assert error.startswith(f"Error: Image folder {birds.parent / 'brids'} does not exist") and error.count("\n") == 1
     assert not Path("runs").exists()

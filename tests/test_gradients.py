@@ -209,27 +209,27 @@ def test_every_epoch_shows_one_view(data, text):
 def test_bad_input(clip, data, text):
     x, y, is_noisy = data
     one = {"C": probe()}
-    with says("^0 of 80 labels are noisy and 80 clean; the ratio needs both, so corrupt some labels and keep some$"):
+    with says("^0 of 80 labels are noisy and 80 clean; the ratio needs both, so corrupt some labels and keep some.$"):
         gradient_ratio(one, x, y, torch.zeros(80, dtype=torch.bool), text=text)
     with says("^80 of 80 labels are noisy and 0 clean; the ratio needs both"):
         gradient_ratio(one, x, y, torch.ones(80, dtype=torch.bool), text=text)
-    with says(r"^is_noisy has shape \[79\] and type torch.bool, but there are 80 rows of features; give one bool a row$"):
+    with says(r"^is_noisy has shape \[79\] and type torch.bool, but there are 80 rows of features; give one bool a row.$"):
         gradient_ratio(one, x, y, is_noisy[1:], text=text)
     with says(r"^is_noisy has shape \[80\] and type torch.int64, but"):
         gradient_ratio(one, x, y, is_noisy.long(), text=text)
-    with says("^n = 0 is out of range; it must be a whole number of 1 or more$"):
+    with says("^n = 0 is out of range; it must be a whole number of 1 or more.$"):
         gradient_ratio(one, x, y, is_noisy, text=text, n=0)
-    with says("^no models given; give a dict of names with PromptTuning or LinearProbe$"):
+    with says("^No models given; give a dict of names with PromptTuning or LinearProbe.$"):
         gradient_ratio({}, x, y, is_noisy)
-    with says("^model 'Z' is a ZeroShot; give a PromptTuning or a LinearProbe$"):
+    with says("^Model 'Z' is a ZeroShot; give a PromptTuning or a LinearProbe.$"):
         gradient_ratio({"C": probe(), "Z": ZeroShot(text)}, x, y, is_noisy)
-    with says("^model 'bare' has n_context = 0, so nothing to train and no gradient; give it context$"):
+    with says("^Model 'bare' has n_context = 0, so nothing to train and no gradient; give it context.$"):
         gradient_ratio({"bare": few(clip, n_context=0)}, x, y, is_noisy)
-    with says("^loss = 'mse' is unknown; choose 'ce', 'gce' or 'mae'$"):
+    with says("^loss = 'mse' is unknown; choose 'ce', 'gce' or 'mae'.$"):
         gradient_ratio(one, x, y, is_noisy, text=text, loss="mse")
-    with says(r"^y has shape \[79\], but there are 80 rows of features; give one label each$"):
+    with says(r"^y has shape \[79\], but there are 80 rows of features; give one label each.$"):
         gradient_ratio(one, x, y[1:], is_noisy, text=text)
     with says('^init="text" needs the text features of all 5 classes, but 0 were given'):
         gradient_ratio(one, x, y, is_noisy)
-    with says("^this LinearProbe has learnt nothing yet; call fit first$"):
+    with says("^This LinearProbe has learnt nothing yet; call fit first.$"):
         gradient(probe(), x, y)

@@ -1,6 +1,8 @@
 """The rooms of the package: imports run one way, from the bottom of this list to the top of the house, never back."""
 
 import ast
+import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -28,11 +30,17 @@ FLOORS = [  # a room may import rooms of earlier lines only, and its own modules
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+ERRORS = {"ClipnotesError", "CheckpointError", "DownloadError", "UnreachableError"}  # mistakes that a user can mend
+
+
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imports(path):
     """The modules of clipnotes that a file imports anywhere, in functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
@@ -81,6 +89,32 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_the_package_itself_imports_nothing_heavy():
     assert not list(imports(PACKAGE / "__init__.py"))
     assert not [line for line in (PACKAGE / "__init__.py").read_text().splitlines() if line.startswith(("import", "from"))]
+
+
+def error_texts():
+    """(place, source of the text) of every text that an error for the user is made with, where it stands right there."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                assert node.name in ERRORS or not ERRORS & {getattr(base, "id", "") for base in node.bases}, node.name
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
+                choices = [node.args[0].body, node.args[0].orelse] if isinstance(node.args[0], ast.IfExp) else node.args
+                yield from ((f"{path.name}:{text.lineno}", as_written(text)) for text in choices
+                            if isinstance(text, ast.Constant | ast.JoinedStr))
+
+
+def as_written(text):
+    """A text or f-string with {name} in the place of each value."""
+    parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+    return "".join(part.value if isinstance(part, ast.Constant) else f"{{{ast.unparse(part.value)}}}" for part in parts)
+
+
+def test_every_error_is_a_sentence():
+    found = list(error_texts())
+    assert len(found) > 300
+    culprit = r"[A-Z0-9]|\{|--|\w+_\w+ |\w+ ?= ?"  # a capital, a value, or the name of what is wrong: --out, n_context, q =
+    assert not [each for each in found if not re.match(culprit, each[1])]
+    assert not [each for each in found if not each[1].endswith((".", "{error}"))]  # or the sentence of another error
 
 
 def test_golden_numbers_travel_light_and_are_described():

@@ -88,10 +88,10 @@ def test_any_number_of_leading_dimensions():
 
 def test_bad_settings():
     for q in (-0.1, 1.5, float("nan")):
-        message = rf"^q = {q} is out of range; it must be a number from 0 to 1$"
+        message = rf"^q = {q} is out of range; it must be a number from 0 to 1.$"
         with says(message):
             gce_loss(torch.zeros(1, 2), torch.tensor([0]), q)
         with says(message):
             loss_function("gce", q)
-    with says("^loss = 'mse' is unknown; choose 'ce', 'gce' or 'mae'$"):
+    with says("^loss = 'mse' is unknown; choose 'ce', 'gce' or 'mae'.$"):
         loss_function("mse")

@@ -168,9 +168,9 @@ class Malice:
 
 def test_human_label_files_that_do_not_fit(tmp_path, capsys):
     path = tmp_path / "a.npy"
-    with says("a.npy does not exist; check the path$"):
+    with says("a.npy does not exist; check the path.$"):
         read_labels(path)
-    with says("^label file a.pkl is of no known type; give one of .npy, .npz, .txt, .csv, .pt$"):
+    with says("^Label file a.pkl is of no known type; give one of .npy, .npz, .txt, .csv, .pt.$"):
         read_labels(tmp_path / "a.pkl")
     np.save(path, np.array([Malice()]), allow_pickle=True)
     torch.save(Malice(), tmp_path / "a.pt")
@@ -180,20 +180,20 @@ def test_human_label_files_that_do_not_fit(tmp_path, capsys):
     assert not capsys.readouterr().out
     np.savez(tmp_path / "a.npz", clean=Y, worse=HUMAN)
     for key in (None, "random"):
-        with says(f"^label file a.npz has no entry {key!r}; give key= one of clean, worse$"):
+        with says(f"^Label file a.npz has no entry {key!r}; give key= one of clean, worse.$"):
             read_labels(tmp_path / "a.npz", key)
     np.save(path, Y / 2)
-    with says("^label file a.npy holds values of type float64; labels must be whole numbers$"):
+    with says("^Label file a.npy holds values of type float64; labels must be whole numbers.$"):
         read_labels(path)
     np.save(path, Y[1:])
     with says(r"holds labels of shape \[3\] for 4 images; give one label an image"):
         corrupt_labels(Y, kind="human", path=path)
     np.save(path, Y + 1)
-    with says("^label 3 of a.npy is out of range; labels must be 0 to 2, as there are 3 classes$"):
+    with says("^Label 3 of a.npy is out of range; labels must be 0 to 2, as there are 3 classes.$"):
         corrupt_labels(Y, kind="human", path=path)
-    with says('^noise kind "human" needs the file with the given labels; give path=$'):
+    with says('^Noise kind "human" needs the file with the given labels; give path=.$'):
         corrupt_labels(Y, kind="human")
-    with says('^noise kind "human" has the noise rate of its file, but rate = 0.5 was given; leave it out$'):
+    with says('^Noise kind "human" has the noise rate of its file, but rate = 0.5 was given; leave it out.$'):
         corrupt_labels(Y, 0.5, "human", path=path)
 
 
@@ -202,34 +202,34 @@ def test_human_label_files_that_do_not_fit(tmp_path, capsys):
 
 def test_bad_input():
     for rate in (-0.1, 1.5, float("nan"), None):
-        with says(f"^noise rate {rate} is out of range; it must lie between 0 and 1, such as 0.25$"):
+        with says(f"^Noise rate {rate} is out of range; it must lie between 0 and 1, such as 0.25.$"):
             corrupt_labels(Y, rate)
-    with says("^noise kind 'random' is unknown; choose uniform, pairflip, confusion, annotator, human, ptnl$"):
+    with says("^Noise kind 'random' is unknown; choose uniform, pairflip, confusion, annotator, human, ptnl.$"):
         corrupt_labels(Y, 0.5, "random")
-    with says("^label 2 is out of range; labels must be 0 to 1, as there are 2 classes$"):
+    with says("^Label 2 is out of range; labels must be 0 to 1, as there are 2 classes.$"):
         corrupt_labels(Y, 0.5, n_classes=2)
-    with says("^label -1 is out of range"):
+    with says("^Label -1 is out of range"):
         corrupt_labels(Y - 1, 0.5)
-    with says(r"^labels have shape \[4\] and type float64; give whole numbers \[N\]$"):
+    with says(r"^Labels have shape \[4\] and type float64; give whole numbers \[N\].$"):
         corrupt_labels(Y / 2, 0.5)
-    with says(r"^labels have shape \[2, 2\]"):
+    with says(r"^Labels have shape \[2, 2\]"):
         corrupt_labels(Y.reshape(2, 2), 0.5)
-    with says("^1 class, but a wrong label needs another one; give two or more$"):
+    with says("^1 class, but a wrong label needs another one; give two or more.$"):
         corrupt_labels([0, 0], 0.5)
-    with says("^noise rate 0.125 of classes with at most 2 images rounds to no wrong label at all; raise the rate"):
+    with says("^Noise rate 0.125 of classes with at most 2 images rounds to no wrong label at all; raise the rate"):
         corrupt_labels(Y, 0.125)
-    with says('^noise kind "confusion" needs zero-shot logits'):
+    with says('^Noise kind "confusion" needs zero-shot logits'):
         corrupt_labels(Y, 0.5, "confusion")
-    with says(r"^logits have shape \[4, 4\], but 4 labels of 3 classes need \[4, 3\]$"):
+    with says(r"^Logits have shape \[4, 4\], but 4 labels of 3 classes need \[4, 3\].$"):
         corrupt_labels(Y, 0.5, "confusion", logits=np.zeros((4, 4)))
-    with says("^4 rows of logits hold NaN; compute them again$"):
+    with says("^4 rows of logits hold NaN; compute them again.$"):
         corrupt_labels(Y, 0.5, "confusion", logits=np.full((4, 3), np.nan))
     for shots in (None, 0):
-        with says(f'^shots = {shots}, but noise kind "ptnl" draws that many images a class; give 1 or more$'):
+        with says(f'^shots = {shots}, but noise kind "ptnl" draws that many images a class; give 1 or more.$'):
             corrupt_labels(Y, 0.5, "ptnl", shots=shots)
-    with says("^class 1 has no image to draw from; give the full training split$"):
+    with says("^Class 1 has no image to draw from; give the full training split.$"):
         ptnl_sample([0, 2], 1, 0)
-    with says("^no wrong images are left for class 0: the second halves of the other classes hold too few"):
+    with says("^No wrong images are left for class 0: the second halves of the other classes hold too few"):
         ptnl_sample([0, 1], 1, 1.0)
 
 
@@ -262,5 +262,5 @@ def test_an_annotators_errors_are_nested_repeatable_and_counted():
     assert not torch.equal(high.labels, corrupt_labels(y, 0.4, "annotator", logits=logits, seed=4).labels)
     assert corrupt_labels(y, 0.0, "annotator", logits=logits).rate == 0
     assert corrupt_labels(y, 1.0, "annotator", logits=logits).rate == 1
-    with says('^noise kind "annotator" needs zero-shot logits'):
+    with says('^Noise kind "annotator" needs zero-shot logits'):
         corrupt_labels(y, 0.5, "annotator")

@@ -164,7 +164,7 @@ def test_bad_data():
     x, y = blobs()
     with says("1 class, but a wrong label needs another one"):
         NoisyMeans().fit(x, torch.zeros(len(x), dtype=torch.int64))
-    with says("label 5 in y is out of range"):
+    with says("Label 5 in y is out of range"):
         NoisyMeans().fit(x, y, n_classes=5)
     with says("give one label each"):
         NoisyMeans().fit(x, y[1:])

@@ -62,7 +62,7 @@ def test_methods_that_lack_what_they_need_are_left_out():
     few = banks(text=False, parts=("train", "test"))
     bare = noisy_methods(few, rates=(0.25,), seeds=(1,), shots=8, progress=False, sgd=SGDConfig(1))
     assert "soft means" in set(bare["method"]) and not [m for m in bare["method"] if needs_text(m) or "cache" in m]
-    with says("method 'hope' is unknown; choose from class means"):
+    with says("Method 'hope' is unknown; choose from class means"):
         noisy_methods(banks(), ["hope"])
 
 
@@ -72,7 +72,7 @@ def test_an_annotators_logits_decide_the_labels():
     logits[:, 3] = 9.0  # somebody who sees class 3 everywhere
     noisy = noisy_shots(bank, 8, 0.5, "annotator", 1, logits)
     assert (noisy.labels[noisy.is_noisy] == 3).all() and noisy.rate == pytest.approx(0.5)
-    with says('noise kind "annotator" needs class texts'):
+    with says('Noise kind "annotator" needs class texts'):
         noisy_shots(banks(text=False)["blobs"]["original"], 8, 0.5, "annotator")
 
 
@@ -104,7 +104,7 @@ def test_labels_by_people_are_taken_as_they_are():
     assert torch.equal(noisy.labels, people[noisy.indices]) and torch.equal(noisy.is_noisy, noisy.indices % 4 == 0)
     table = trust_table(banks(), [0.0], [1], "human", 8, {"blobs": people})
     assert (table["true_rate"] == noisy.rate).all() and table["auroc"].notna().all()
-    with says('noise kind "human" needs the labels that people gave'):
+    with says('Noise kind "human" needs the labels that people gave'):
         noisy_shots(bank, 8, 0.0, "human")
     with says("has no labels by people; cifar10 and cifar100 have"):
         labels_by_people(load_task("digits"), "worse_label")

@@ -117,7 +117,7 @@ def test_classes_of_other_data_sets_are_left_out_and_reported(world):
     drawn = draw_candidates(*world.csvs, 3, 6, 1, ["pocket-textures", "pocket-glyphs"], report=lines.append, progress=False)
     assert set(drawn["DisplayName"]) == {"Dogs", "Tea pot", "Zebra, plains"}
     assert len(lines) == 1 and "2 classes are left out" in lines[0] and "Cat (cat of pocket-glyphs)" in lines[0]
-    with says("unknown data set 'no-such-set'"):
+    with says("Unknown data set 'no-such-set'"):
         draw_candidates(*world.csvs, 3, 6, 1, ["no-such-set"], progress=False)
 
 
@@ -150,7 +150,7 @@ def test_numbers_that_cannot_be_had(world, tmp_path, change, message):
     [
         (0, None, "Open Images file .*images.csv does not exist; get it from https://storage"),
         (0, "ImageID,Subset\n0000,train\n", "images.csv cannot be read as this file of Open Images .*Rotation"),
-        (1, "ImageID,LabelName,Confidence\n00000000000000zz,/m/01,1\n", "image id '00000000000000zz' .* 16 hex digits"),
+        (1, "ImageID,LabelName,Confidence\n00000000000000zz,/m/01,1\n", "Image id '00000000000000zz' .* 16 hex digits"),
         (1, "ImageID,LabelName,Confidence\n0000000000000001,/m/01,yes\n", "labels.csv cannot be read .*yes"),
         (1, "", "labels.csv cannot be read as this file"),
         (2, "LabelName,DisplayName\n", "classes.csv has no class"),
@@ -328,11 +328,11 @@ def test_listed_images_are_never_replaced(world, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("ImageID,DisplayName,URL\n../../evil,Cat,http://a\n", "image id '../../evil'"),
+        ("ImageID,DisplayName,URL\n../../evil,Cat,http://a\n", "Image id '../../evil'"),
         ("ImageID,DisplayName,URL,Split\n0000000000000001,Cat,http://a,all\n", "has the split 'all'; splits are train, val"),
         ("ImageID,Name\n0000000000000001,Cat\n", "list.csv has no column DisplayName; a list of images needs both"),
-        ("ImageID,DisplayName,URL\n/etc/passwd00000,Cat,http://a\n", "image id '/etc/passwd00000'"),
-        ("ImageID,DisplayName,URL\n00 00 00 0000 01,Cat,http://a\n", "image id '00 00 00 0000 01'"),
+        ("ImageID,DisplayName,URL\n/etc/passwd00000,Cat,http://a\n", "Image id '/etc/passwd00000'"),
+        ("ImageID,DisplayName,URL\n00 00 00 0000 01,Cat,http://a\n", "Image id '00 00 00 0000 01'"),
         ("ImageID,DisplayName,URL\n0000000000000001,,http://a\n,Cat,http://a\n",
          "no DisplayName in 2 rows, the first of which is row 1"),
         ("ImageID,DisplayName,URL\n000000000000000a,Cat,http://a\n000000000000000A,Dog,http://a\n",
@@ -373,7 +373,7 @@ def test_rows_without_a_checksum_or_with_a_bad_address(world, tmp_path):
     table.to_csv(tmp_path / "list.csv", index=False)
     problems = rebuild(tmp_path / "list.csv", tmp_path / "out")
     assert len(problems) == 3 and [sentence.split()[0] for sentence in problems] == chosen[1:]
-    assert "address 'file:///etc/passwd' cannot be fetched" in problems[0] and "address 'nan'" in problems[1]
+    assert "Address 'file:///etc/passwd' cannot be fetched" in problems[0] and "Address 'nan'" in problems[1]
     assert pd.read_csv(tmp_path / "out" / "open_images.csv")["ImageID"].tolist() == [chosen[0]]
 
 

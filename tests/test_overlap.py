@@ -192,28 +192,28 @@ def test_the_interval_narrows_with_images_and_widens_with_the_level():
 
 def test_bad_input():
     x, y = clouds(12)
-    with says(r"^y has shape \[11\], but there are 12 rows of features; give one label each$"):
+    with says(r"^y has shape \[11\], but there are 12 rows of features; give one label each.$"):
         overlap(x, y[:11])
     with says("^y holds values of type float64; labels must be whole numbers"):
         overlap(x, y + 0.5)
-    with says(r"^x has shape \[2, 12, 6\], but must be \[N, d\]$"):
+    with says(r"^x has shape \[2, 12, 6\], but must be \[N, d\].$"):
         overlap(np.stack([x, x]), y)
     broken = x.copy()
     broken[[2, 5], 0] = np.nan, np.inf
-    with says("^2 rows of x hold NaN or infinite values; encode them again$"):
+    with says("^2 rows of x hold NaN or infinite values; encode them again.$"):
         overlap(broken, y)
-    with says("^no two rows of same class among the 12 given; the overlap needs both kinds of pairs$"):
+    with says("^No two rows of same class among the 12 given; the overlap needs both kinds of pairs.$"):
         overlap(x, np.arange(12))
-    with says("^no two rows of a different class among the 12 given"):
+    with says("^No two rows of a different class among the 12 given"):
         overlap(x, np.zeros(12, int))
-    with says("^features of different sizes d = 6 and 5; both sets must come from one model$"):
+    with says("^Features of different sizes d = 6 and 5; both sets must come from one model.$"):
         cross_overlap(x, y, x[:, :5], y)
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"draws": 0}, "^draws = 0 is out of range; it must be a whole number of 2 or more$"),
+    ({"draws": 0}, "^draws = 0 is out of range; it must be a whole number of 2 or more.$"),
     ({"draws": True}, "^draws = True is no"),
-    ({"level": 2}, "^level = 2 is out of range; it must be a number above 0 and below 1$"),
+    ({"level": 2}, "^level = 2 is out of range; it must be a number above 0 and below 1.$"),
     ({"bins": 0}, "^bins = 0 is out of"),
     ({"max_images": 1.5}, "^max_images = 1.5 is no whole number"), ({"seed": -1}, "^seed = -1 is out of range")])
 def test_settings_out_of_range(options, message):

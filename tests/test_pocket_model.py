@@ -134,10 +134,10 @@ def test_half_precision_weights_load_as_single_precision(name, tmp_path):
 def test_missing_weights(tmp_path):
     path = tmp_path / "gone.safetensors"
     message = (
-        f"the weights of pocket-rn are missing at {path}; reinstall clipnotes, which brings them, "
+        f"The weights of pocket-rn are missing at {path}; reinstall clipnotes, which brings them, "
         "or make them with `clipnotes pocket pretrain pocket-rn` and give their path"
     )
-    with pytest.raises(ClipnotesError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ClipnotesError, match=f"^{re.escape(message)}.$"):
         model.load("pocket-rn", path)
 
 
@@ -145,7 +145,7 @@ def test_weights_of_another_architecture(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(half(model.build("pocket-rn")), path)
     start = re.escape(f"{path} does not hold weights of pocket-vit (Error(s) in loading state_dict for CLIP:")
-    with pytest.raises(ClipnotesError, match=f"^{start}.*; name the backbone that it belongs to$"):
+    with pytest.raises(ClipnotesError, match=f"^{start}.*; name the backbone that it belongs to.$"):
         model.load("pocket-vit", path)
 
 

@@ -230,13 +230,13 @@ def test_the_checkpoint_of_another_recipe_is_refused(tiny, tmp_path):
         dict(model="pocket-vit", steps=2, seed=1),
         dict(model="pocket-vit", steps=8),
     ):  # longer, but the shorter run's rate had begun to fall
-        with pytest.raises(ClipnotesError, match=f"^{message}.*delete it, or give another folder, to start afresh$"):
+        with pytest.raises(ClipnotesError, match=f"^{message}.*delete it, or give another folder, to start afresh.$"):
             pretrain.pretrain(out=tmp_path, device="cpu", **other)
     pretrain.pretrain("pocket-vit", tmp_path, steps=2, seed=1, device="cpu", resume=False)
 
 
 def test_unknown_model(tmp_path):
-    message = "^unknown pocket model 'pocket-mlp'; choose one of pocket-vit, pocket-rn$"
+    message = "^Unknown pocket model 'pocket-mlp'; choose one of pocket-vit, pocket-rn.$"
     with pytest.raises(ClipnotesError, match=message):
         pretrain.pretrain("pocket-mlp", tmp_path / "out")
     assert not (tmp_path / "out").exists()

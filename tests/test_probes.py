@@ -53,11 +53,11 @@ def test_batches():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"epochs": 0}, "^epochs = 0 is out of range; it must be a whole number of 1 or more$"),
+    ({"epochs": 0}, "^epochs = 0 is out of range; it must be a whole number of 1 or more.$"),
     ({"epochs": 1.5}, "^epochs = 1.5 is no whole number"), ({"batch_size": True}, "^batch_size = True is no whole number"),
-    ({"lr": -1}, "^lr = -1 is out of range; it must be a number from 0 to 1000$"),
+    ({"lr": -1}, "^lr = -1 is out of range; it must be a number from 0 to 1000.$"),
     ({"lr": "high"}, "^lr = 'high' is no number"),
-    ({"lr": 1e9}, "^lr = 1000000000.0 is out of range; it must be a number from 0 to 1000$"),
+    ({"lr": 1e9}, "^lr = 1000000000.0 is out of range; it must be a number from 0 to 1000.$"),
     ({"momentum": float("nan")}, "^momentum = nan is out of range")])
 def test_sgd_settings_out_of_range(options, message):
     with says(message):
@@ -167,7 +167,7 @@ def test_logistic_probe():
     unit = LogisticProbe(unit=True).fit(x, y)
     assert torch.allclose(unit.logits(9 * x), unit.logits(x), atol=1e-4)
     assert LogisticProbe().fit(x, (y > 2).long()).logits(x).shape == (70, 2)
-    with says("^all 70 labels are 3; a logistic probe needs two classes or more$"):
+    with says("^All 70 labels are 3; a logistic probe needs two classes or more.$"):
         LogisticProbe().fit(x, torch.full((70,), 3))
 
 
@@ -176,37 +176,37 @@ def test_logistic_probe():
 
 def test_bad_input():
     x, y, text = problem()
-    for probe, message in ((LinearProbe("clip"), "^init = 'clip' is unknown; choose 'random', 'text' or 'zero'$"),
+    for probe, message in ((LinearProbe("clip"), "^init = 'clip' is unknown; choose 'random', 'text' or 'zero'.$"),
                            (LinearProbe(loss="nll"), "^loss = 'nll' is unknown"), (LinearProbe(q=2), "^q = 2 is out of range"),
                            (LinearProbe(scale=-1), "^scale = -1 is out of range"), (LinearProbe(seed=-1), "^seed = -1 is out"),
-                           (LinearProbe(bias=1), "^bias = 1 is unknown; choose True or False$"),
+                           (LinearProbe(bias=1), "^bias = 1 is unknown; choose True or False.$"),
                            (LogisticProbe(C=0), "^C = 0 is out of range"),
                            (LogisticProbe(max_iter=1.5), "^max_iter = 1.5 is no")):
         with says(message):
             probe.fit(x, y)
-    with says(r'^init="text" needs the text features of all 5 classes, but 0 were given; give text \[C, d\]$'):
+    with says(r'^init="text" needs the text features of all 5 classes, but 0 were given; give text \[C, d\].$'):
         LinearProbe("text").fit(x, y)
-    with says("^label 4 in y is out of range; labels must be 0 to 3, as there are 4 classes$"):
+    with says("^Label 4 in y is out of range; labels must be 0 to 3, as there are 4 classes.$"):
         LinearProbe().fit(x, y, n_classes=4)
-    with says(r"^y has shape \[69\], but there are 70 rows of features; give one label each$"):
+    with says(r"^y has shape \[69\], but there are 70 rows of features; give one label each.$"):
         LinearProbe().fit(x, y[1:])
-    with says("^x has features of size d = 12, but d = 11 is needed; both must come from one model$"):
+    with says("^x has features of size d = 12, but d = 11 is needed; both must come from one model.$"):
         LinearProbe("text").fit(x, y, text=text[:, 1:])
-    with says("^1 rows of x hold NaN or infinite values; encode them again$"):
+    with says("^1 rows of x hold NaN or infinite values; encode them again.$"):
         LinearProbe().fit(torch.cat([x, torch.full((1, 12), torch.nan)]), torch.cat([y, y[:1]]))
-    with says("^the loss became (nan|inf) in epoch [0-9]+ with lr = 1000; lower lr$"):
+    with says("^The loss became (nan|inf) in epoch [0-9]+ with lr = 1000; lower lr.$"):
         LinearProbe(sgd=SGDConfig(lr=1000, weight_decay=1000, momentum=1, batch_size=4)).fit(x.float(), y)
-    with says("^this LinearProbe has learnt nothing yet; call fit first$"):
+    with says("^This LinearProbe has learnt nothing yet; call fit first.$"):
         LinearProbe().logits(x)
-    with says("^probes with different sgd settings cannot be fitted together; let only seeds, losses and starts differ$"):
+    with says("^Probes with different sgd settings cannot be fitted together; let only seeds, losses and starts differ.$"):
         fit_probes([LinearProbe(), LinearProbe(sgd=SGDConfig(lr=1))], [(x, y)] * 2)
-    with says("^2 probes, but 1 pairs of features and labels; give one pair a probe$"):
+    with says("^2 probes, but 1 pairs of features and labels; give one pair a probe.$"):
         fit_probes([LinearProbe(), LinearProbe()], [(x, y)])
 
 
 def test_weights_that_are_not_finite_are_no_result():
     x, y, _ = problem(dtype=torch.float32)
-    with says("^what is learnt became infinite or NaN in epoch 1 with lr = 0.002; lower lr$"):  # its loss was still finite
+    with says("^What is learnt became infinite or NaN in epoch 1 with lr = 0.002; lower lr.$"):  # its loss was still finite
         LinearProbe("zero", scale=1e38, sgd=SGDConfig(epochs=1, warmup_lr=1000, batch_size=70)).fit(x, y)
 
 

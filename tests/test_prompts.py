@@ -365,7 +365,7 @@ def test_many_fits_are_what_each_would_be_alone(clip, problem):
         torch.testing.assert_close(model.learnt_, alone.learnt_, rtol=0, atol=1e-5)
         assert model.losses_ == pytest.approx(alone.losses_, abs=1e-5)
         assert [epoch for epoch, called in calls if called is model] == ([] if o.get("n_context") == 0 else [1, 2, 3, 4])
-    with says("^2 models, but 1 pairs of features and labels; give one pair a model$"):
+    with says("^2 models, but 1 pairs of features and labels; give one pair a model.$"):
         fit_many(models[:2], data[:1])
 
 
@@ -443,14 +443,14 @@ def test_saved_prompts_come_back(clip, problem, tmp_path, options):
 def test_files_that_are_not_these_prompts(clip, tmp_path):
     path = tmp_path / "p.safetensors"
     name = re.escape(str(path))
-    with says(r"^cannot save prompts as p.npz; the name must end in \.safetensors$"):
+    with says(r"^Cannot save prompts as p.npz; the name must end in \.safetensors.$"):
         quick(clip).save(tmp_path / "p.npz")
-    with says(f"^{name} does not exist; check the path, or train prompts and save them there$"):
+    with says(f"^{name} does not exist; check the path, or train prompts and save them there.$"):
         PromptTuning.load(path, clip)
     quick(clip).save(path)
     stranger = load_clip("pocket-rn", "random")
-    with says(f"^the prompts in {name} belong to pocket-vit with fingerprint {clip.fingerprint}, not to pocket-rn with "
-              f"fingerprint {stranger.fingerprint}; load the model that they belong to$"):
+    with says(f"^The prompts in {name} belong to pocket-vit with fingerprint {clip.fingerprint}, not to pocket-rn with "
+              f"fingerprint {stranger.fingerprint}; load the model that they belong to.$"):
         PromptTuning.load(path, stranger)
     whole, true_facts = path.read_bytes(), read_tensors(path)[1]
     good = {"format": "clipnotes-prompts-2", "settings": "{}", "losses": "[]", "model": "m", "base": clip.fingerprint}
@@ -463,7 +463,7 @@ def test_files_that_are_not_these_prompts(clip, tmp_path):
                    lambda: write_tensors(path, {"learnt": quick(clip).learnt_ * float("nan")}, true_facts),
                    lambda: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))):
         damage()
-        with says(rf"^{name} does not hold prompts that can be read \(.+\); give a file that PromptTuning.save wrote$"):
+        with says(rf"^{name} does not hold prompts that can be read \(.+\); give a file that PromptTuning.save wrote.$"):
             PromptTuning.load(path, clip)
 
 
@@ -484,7 +484,7 @@ def test_files_that_are_not_these_prompts(clip, tmp_path):
     ({"recompute": 1}, "recompute = 1 is unknown; choose True or False"),
     ({"classnames": "abc"}, "classnames = 'abc' is no list of names"),
     ({"classnames": []}, "classnames is empty; give one name a class"),
-    ({"n_context": 28}, "the prompt of class 'red star' with n_context = 28 has 33 tokens, but pocket-vit takes at most 32; "
+    ({"n_context": 28}, "The prompt of class 'red star' with n_context = 28 has 33 tokens, but pocket-vit takes at most 32; "
                         "lower n_context to 27"),
     ({"learn": "classnames", "context": "class"}, 'context = "class" has nothing to learn with learn = "classnames", whose '
                                                   'context is a fixed phrase; choose context = "shared" or learn = "both"'),
@@ -496,21 +496,21 @@ def test_bad_settings(clip, options, message):
 
 def test_bad_data(clip, problem):
     x, y = problem
-    with says("^this PromptTuning has learnt nothing yet; call fit first$"):
+    with says("^This PromptTuning has learnt nothing yet; call fit first.$"):
         PromptTuning(clip, NAMES).logits(x)
-    with says(r"^x has features of size d = 7, but d = 128 is needed; both must come from one model$"):
+    with says(r"^x has features of size d = 7, but d = 128 is needed; both must come from one model.$"):
         quick(clip).fit(x[:, :7], y)
-    with says(r"^x has shape \[40\], but must be \[N, d\] or, with V views, \[V, N, d\]$"):
+    with says(r"^x has shape \[40\], but must be \[N, d\] or, with V views, \[V, N, d\].$"):
         quick(clip).fit(x[:, 0], y)
-    with says("^label 7 in y is out of range; labels must be 0 to 4, as there are 5 classes$"):
+    with says("^Label 7 in y is out of range; labels must be 0 to 4, as there are 5 classes.$"):
         quick(clip).fit(x, y.clone().fill_(7))
-    with says(r"^y has shape \[39\], but there are 40 rows of features; give one label each$"):
+    with says(r"^y has shape \[39\], but there are 40 rows of features; give one label each.$"):
         quick(clip).fit(x, y[1:])
     broken = x.clone()
     broken[3] = float("nan")
-    with says("^1 rows of x hold NaN or infinite values; encode them again$"):
+    with says("^1 rows of x hold NaN or infinite values; encode them again.$"):
         quick(clip).fit(broken, y)
-    with says("^(the loss|what is learnt) became .* in epoch [0-9]+ with lr = 1000; lower lr$"):
+    with says("^(The loss|What is learnt) became .* in epoch [0-9]+ with lr = 1000; lower lr.$"):
         quick(clip, lr=1000, weight_decay=1000, epochs=9).fit(x, y, progress=False)
 
 
@@ -525,12 +525,12 @@ TEXT = {"context_length": 16, "vocab_size": 50, "width": 16, "heads": 2, "layers
 ])
 def test_towers_that_cannot_be_a_tree(options, reason):
     vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 16}
-    with says(f"^the prompts of this model cannot share the states of common tokens: {re.escape(reason)}; use a CLIP whose "
-              "causal text transformer pools at the end-of-text token, such as RN50 or ViT-B-32$"):
+    with says(f"^The prompts of this model cannot share the states of common tokens: {re.escape(reason)}; use a CLIP whose "
+              "causal text transformer pools at the end-of-text token, such as RN50 or ViT-B-32.$"):
         causal_text_tower(CustomTextCLIP(8, vision, TEXT | options))
 
 
 def test_towers_of_other_libraries_are_refused(clip):
-    with says("^prompts cannot be learnt with this model: its text tower is a SimpleNamespace, not open_clip's transformer; "
-              "use a model that has one, such as RN50, ViT-B-32 or ViT-B-16-SigLIP$"):  # Hugging Face's
+    with says("^Prompts cannot be learnt with this model: its text tower is a SimpleNamespace, not open_clip's transformer; "
+              "use a model that has one, such as RN50, ViT-B-32 or ViT-B-16-SigLIP.$"):  # Hugging Face's
         PromptTuning(SimpleNamespace(model=SimpleNamespace(text=SimpleNamespace())), NAMES).start()

@@ -71,13 +71,13 @@ def test_ensemble_is_the_mean_of_logits():
 
 
 def test_bad_input():
-    with says("^kind = 'best' is unknown; choose 'confident' or 'random'$"):
+    with says("^kind = 'best' is unknown; choose 'confident' or 'random'.$"):
         select_pseudo_labels(SCORES, 2, "best")
-    with says("^k = 0 is out of range; it must be a whole number of 1 or more or None$"):
+    with says("^k = 0 is out of range; it must be a whole number of 1 or more or None.$"):
         select_pseudo_labels(SCORES, 0)
-    with says(r"^scores have shape \[5\]; give zero-shot logits or probabilities \[N, C\]$"):
+    with says(r"^Scores have shape \[5\]; give zero-shot logits or probabilities \[N, C\].$"):
         select_pseudo_labels(SCORES[:, 0])
-    with says("^1 rows of scores hold NaN or infinite values; compute them again$"):
+    with says("^1 rows of scores hold NaN or infinite values; compute them again.$"):
         select_pseudo_labels(torch.cat([SCORES, torch.full((1, 3), torch.nan)]))
     with says("^k = 1.5 is no whole number"):
         select_pseudo_labels(SCORES, 1.5)
@@ -85,7 +85,7 @@ def test_bad_input():
         select_pseudo_labels(SCORES, 2, "random", seed=-1)
     with says("^true_y holds values of type float64; labels must be whole numbers"):
         select_pseudo_labels(SCORES, 2).accuracy([0.5] * 5)
-    with says("^3 true labels, but row 3 was chosen; give the labels of all images that were scored$"):
+    with says("^3 true labels, but row 3 was chosen; give the labels of all images that were scored.$"):
         select_pseudo_labels(SCORES, 2).accuracy([0, 0, 1])
-    with says(r"^members of shapes \[\(4, 3\), \(5, 3\)\]; an ensemble needs logits of one shape"):
+    with says(r"^Members of shapes \[\(4, 3\), \(5, 3\)\]; an ensemble needs logits of one shape"):
         ensemble_logits([SCORES, SCORES[1:]])

@@ -104,7 +104,7 @@ def test_a_folder_without_generic_images_is_refused(folder, tmp_path, capsys):
 def test_reading_what_ships():
     for name in TABLES:
         assert len(real_clip.read(name))
-    with pytest.raises(ClipnotesError, match="table 'overlaps' of real CLIP is unknown; there are: accuracy, gains"):
+    with pytest.raises(ClipnotesError, match="Table 'overlaps' of real CLIP is unknown; there are: accuracy, gains"):
         real_clip.read("overlaps")
     with pytest.raises(ClipnotesError, match="'original' features of 'imagenet' are not among the tables"):
         real_clip.overlap_of("imagenet")

@@ -236,11 +236,11 @@ def test_the_command_passes_shots_views_and_format_on(shapes, tmp_path, clip, ca
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--dataset", "digits", "--out", "x.csv"], "Error: cannot save a bank as x.csv; the name must end in .npz"),
-    (["--dataset", "nothing", "--out", "x.npz"], "Error: unknown data set 'nothing'; choose one of "),
-    (["--dataset", "folder:gone", "--out", "x.npz"], "Error: image folder "),
-    (["--dataset", "digits", "--out", "x.npz", "--model", "pocket-xl"], "Error: unknown model 'pocket-xl'"),
-    (["--dataset", "digits", "--out", "x.npz", "--shots", "999"], "Error: class 0 (zero) has "),
+    (["--dataset", "digits", "--out", "x.csv"], "Error: Cannot save a bank as x.csv; the name must end in .npz"),
+    (["--dataset", "nothing", "--out", "x.npz"], "Error: Unknown data set 'nothing'; choose one of "),
+    (["--dataset", "folder:gone", "--out", "x.npz"], "Error: Image folder "),
+    (["--dataset", "digits", "--out", "x.npz", "--model", "pocket-xl"], "Error: Unknown model 'pocket-xl'"),
+    (["--dataset", "digits", "--out", "x.npz", "--shots", "999"], "Error: Class 0 (zero) has "),
     (["--dataset", "digits", "--out", "x.npz", "--device", "abacus"], "Error: device = 'abacus' cannot be used"),
 ])
 def test_the_command_s_mistakes_are_one_line_and_leave_nothing(arguments, message, tmp_path, monkeypatch, capsys):
@@ -258,5 +258,5 @@ def test_an_unreadable_file_ends_the_command_with_its_name(shapes, tmp_path, cap
     with pytest.raises(SystemExit) as caught:
         main(["features", "--dataset", f"folder:{copy}", "--out", str(tmp_path / "x.npz"), "--batch-size", "4"])
     last = capsys.readouterr().err.splitlines()[-1]  # the progress bar stands before it
-    assert caught.value.code == 2 and f"Error: image {copy / 'round' / '3.png'} cannot be read" in last
+    assert caught.value.code == 2 and f"Error: Image {copy / 'round' / '3.png'} cannot be read" in last
     assert not (tmp_path / "x.npz").exists()

@@ -59,7 +59,7 @@ def test_limits_of_the_losses():
     torch.testing.assert_close(smoothed_ce(log_p, LABELS, 0), ce)
     torch.testing.assert_close(uniform_transition(0.3, 4).sum(1), torch.ones(4))
     for bad in (torch.eye(2), torch.eye(3) * 0.9, torch.tensor([[1.5, -0.5, 0], [0, 1, 0], [0, 0, 1]])):
-        with says("transition of shape .* does not fit"):
+        with says("Transition of shape .* does not fit"):
             forward_ce(log_p, LABELS, bad)
     with says("epsilon = 2 is out of range"):
         smoothed_ce(log_p, LABELS, 2)

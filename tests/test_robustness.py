@@ -165,11 +165,11 @@ def test_every_method_has_its_recipes():
 
 
 def test_unknown_methods_and_recipes():
-    with says("method 'Prompt' is unknown; choose from Prompt Tuning"):
+    with says("Method 'Prompt' is unknown; choose from Prompt Tuning"):
         sgd_config("Prompt")
-    with says("recipe 'big' is unknown; choose from paper, pocket"):
+    with says("Recipe 'big' is unknown; choose from paper, pocket"):
         sgd_config("TEnc-FT", "big")
-    with says("^method 'Image Finetuning' trains images, not the features of a CLIP; make an ImageEncoderFineTuning"):
+    with says("^Method 'Image Finetuning' trains images, not the features of a CLIP; make an ImageEncoderFineTuning"):
         build("Image Finetuning", None, ["a", "b"])
 
 

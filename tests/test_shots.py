@@ -67,15 +67,15 @@ def test_images_of_the_same_name_are_told_apart_by_more_of_their_path(dtd, tmp_p
 def test_a_draw_that_does_not_fit(dtd, tmp_path):
     task, path = dtd[2], tmp_path / "draw.json"
     path.write_text(json.dumps({"train": published(task, "train", [0]) + [{"impath": "dtd/images/banded/99.jpg", "label": 0}]}))
-    with says(r"^image dtd/images/banded/99.jpg of few-shot file .*draw.json is not in the train split of dtd \(equivalent "):
+    with says(r"^Image dtd/images/banded/99.jpg of few-shot file .*draw.json is not in the train split of dtd \(equivalent "):
         use_few_shot(task, path)
     path.write_text(json.dumps({"train": published(task, "test", [0])}))
-    with says(r"^image ./data/dtd/images/banded/\d.jpg of .* is not in the train split .*; the draw belongs to another data "):
+    with says(r"^Image ./data/dtd/images/banded/\d.jpg of .* is not in the train split .*; the draw belongs to another data "):
         use_few_shot(task, path)
     wrong = published(task, "train", [0])
     wrong[0]["label"] = 5
     path.write_text(json.dumps({"train": wrong}))
-    with says(r"^image .* has label 5 in few-shot file .*, but 0 \(banded\) in dtd; the file has another order of classes$"):
+    with says(r"^Image .* has label 5 in few-shot file .*, but 0 \(banded\) in dtd; the file has another order of classes.$"):
         use_few_shot(task, path)
 
 
@@ -84,15 +84,15 @@ def test_a_draw_that_does_not_fit(dtd, tmp_path):
 )
 def test_not_an_index_file(content, tmp_path):
     (tmp_path / "draw.json").write_text(content)
-    with says(r"^few-shot file .*draw.json cannot be read \(.*\); it must hold lists train and val of {impath, label, classn"):
+    with says(r"^Few-shot file .*draw.json cannot be read \(.*\); it must hold lists train and val of {impath, label, classn"):
         read_few_shot(tmp_path / "draw.json")
 
 
 def test_no_file_no_training_images_and_no_image_files(dtd, tmp_path):
-    with says("^few-shot file gone.json does not exist; check the path, or write one with write_few_shot$"):
+    with says("^Few-shot file gone.json does not exist; check the path, or write one with write_few_shot.$"):
         read_few_shot("gone.json")
     (tmp_path / "draw.json").write_text('{"train": [], "val": []}')
-    with says("^few-shot file .*draw.json lists no training images; give one that does$"):
+    with says("^Few-shot file .*draw.json lists no training images; give one that does.$"):
         use_few_shot(dtd[2], tmp_path / "draw.json")
     with says("^digits has its images in memory, not in files that an index could name; "):
         write_few_shot(tmp_path / "draw.json", load_task("digits", shots=1))

@@ -184,16 +184,16 @@ def eurosat(tmp_path):
 
 def test_missing_images_and_missing_lists(eurosat, tmp_path):
     manifest, root = eurosat
-    with says("^images of data set eurosat are missing: there is no folder gone/eurosat/2750 with its content; `clipnotes"):
+    with says("^Images of data set eurosat are missing: there is no folder gone/eurosat/2750 with its content; `clipnotes"):
         load_task("eurosat", data_root="gone")
     _, pets = write_layout("oxford_pets", tmp_path / "pets")
     base = tmp_path / "pets/oxford_pets/oxford-iiit-pet"
     (base / "annotations/test.txt").unlink()
-    with says("^the lists of data set oxford_pets .* are missing or damaged .*put its split file split_zhou_OxfordPets.json "):
+    with says("^The lists of data set oxford_pets .* are missing or damaged .*put its split file split_zhou_OxfordPets.json "):
         load_task(pets, data_root=tmp_path / "pets")
     (base / "annotations").rename(base.parent / "annotations")  # CoOp's layout, but without its split file
     (base / "images").rename(base.parent / "images")
-    with says(r"^the lists of data set oxford_pets .* \(Dataset not found.*\); put its split file split_zhou_OxfordPets.json "):
+    with says(r"^The lists of data set oxford_pets .* \(Dataset not found.*\); put its split file split_zhou_OxfordPets.json "):
         load_task(pets, data_root=tmp_path / "pets")
 
 
@@ -204,7 +204,7 @@ def test_a_split_file_alone_is_no_data_set(tmp_path):
     assert manifest.status(tmp_path) == "here"
     (tmp_path / "stanford_cars/cars_test").rename(tmp_path / "cars_test")
     assert manifest.status(tmp_path) == "missing"
-    with says("^images of data set stanford_cars are missing: .*/stanford_cars with its content; The original addresses"):
+    with says("^Images of data set stanford_cars are missing: .*/stanford_cars with its content; The original addresses"):
         load_task(manifest.path, data_root=tmp_path)
 
 
@@ -212,10 +212,10 @@ def test_a_damaged_list(tmp_path):
     _, manifest = write_layout("fgvc_aircraft", tmp_path)
     path = tmp_path / "fgvc_aircraft/fgvc-aircraft-2013b/data/images_variant_val.txt"
     path.write_text("0001000\n")
-    with says("^the lists of data set fgvc_aircraft that belong to .* are missing or damaged"):
+    with says("^The lists of data set fgvc_aircraft that belong to .* are missing or damaged"):
         load_task(manifest, data_root=tmp_path)
     path.write_text("0001000 Zeppelin NT\n")
-    with says("^the lists of data set fgvc_aircraft .*'Zeppelin NT' is not in list"):
+    with says("^The lists of data set fgvc_aircraft .*'Zeppelin NT' is not in list"):
         load_task(manifest, data_root=tmp_path)
 
 
@@ -261,7 +261,7 @@ def test_check_names_broken_images_and_empty_classes(eurosat, capsys):
     manifest.write_text(yaml.safe_dump(content | {"counts": {"train": 45, "val": 18, "test": 27}}))
     problems = check_dataset(manifest, root)
     assert sum("1 classes without an image (Forest)" in problem for problem in problems) == 3 and len(problems) == 4
-    assert sum(f"image {broken} cannot be read" in problem for problem in problems) == 1
+    assert sum(f"Image {broken} cannot be read" in problem for problem in problems) == 1
 
 
 def exit_code(*arguments):
@@ -279,7 +279,7 @@ def test_the_command_line_tells_whole_from_broken_from_unknown(eurosat, capsys):
     assert exit_code("data", "check", manifest, "--data-root", root) == 1
     assert "get it again" in capsys.readouterr().err
     assert exit_code("data", "check", "euro", "--data-root", root) == 2
-    assert capsys.readouterr().err.startswith("Error: unknown data set 'euro'; choose one of ")
+    assert capsys.readouterr().err.startswith("Error: Unknown data set 'euro'; choose one of ")
     assert exit_code("data", "list", "--data-root", root) == 0
     shown = capsys.readouterr().out
     for name in list_datasets():
@@ -318,7 +318,7 @@ def test_the_command_line_tells_whole_from_broken_from_unknown(eurosat, capsys):
 def test_schema_errors(change, message, tmp_path):
     content = yaml.safe_load(load_manifest("eurosat").path.read_text())
     (tmp_path / "eurosat.yaml").write_text(yaml.safe_dump(content | change))
-    with says(f"^manifest eurosat.yaml: {message}"):
+    with says(f"^Manifest eurosat.yaml: {message}"):
         load_manifest(tmp_path / "eurosat.yaml")
 
 

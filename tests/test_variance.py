@@ -75,13 +75,13 @@ def test_proxy_a_distance_is_two_minus_four_errors():
 
 def test_bad_input(cloud):
     for function in (feature_variance, effective_rank):
-        with says("^x has one row of features; give two or more$"):
+        with says("^x has one row of features; give two or more.$"):
             function(cloud[:1])
         with says("^1 rows of x hold NaN or infinite values"):
             function(cloud.clone().index_fill_(0, torch.tensor([2]), float("nan")))
-    with says("^all 5 feature rows are alike, so they have no effective rank; give different images$"):
+    with says("^All 5 feature rows are alike, so they have no effective rank; give different images.$"):
         effective_rank(torch.ones(5, 3))
-    with says("^features of different sizes d = 8 and 7; both sets must come from one model$"):
+    with says("^Features of different sizes d = 8 and 7; both sets must come from one model.$"):
         proxy_a_distance(cloud, cloud[:, :7])
-    with says("^folds = 5 do not fit sets of 60 and 4 rows; give 2 to 4$"):
+    with says("^folds = 5 do not fit sets of 60 and 4 rows; give 2 to 4.$"):
         proxy_a_distance(cloud, cloud[:4])

@@ -23,7 +23,7 @@ def fit_cache_model(method: str, bank: FeatureBank, corrected: FeatureBank | Non
     """
     OneOf(*ALL_CACHE_MODELS)(method, "method")
     if bank.text is None:
-        raise ClipnotesError(f"bank {bank.name} has no text features, which every cache model needs; add `text`")
+        raise ClipnotesError(f"Bank {bank.name} has no text features, which every cache model needs; add `text`.")
     keys, val_x = (corrected.train.x, corrected.val.x) if corrected else (None, None)
     model = ALL_CACHE_MODELS[method](logit_scale=logit_scale).fit(bank.train.x, bank.train.y, bank.text, affinity_keys=keys)
     return model.search(bank.val.x, bank.val.y, val_x)

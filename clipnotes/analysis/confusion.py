@@ -74,8 +74,8 @@ def confusion(predicted: Any, y: Any, classnames: Sequence[str]) -> Confusion:
     images = torch.bincount(y, minlength=n_classes)
     if not images.all():
         name = classnames[int(images.argmin())]
-        raise ClipnotesError(f"class {name!r} has no image among the {n}, so its row has no shares; give images of every "
-                             "class, or only the names of those that occur")
+        raise ClipnotesError(f"Class {name!r} has no image among the {n}, so its row has no shares; give images of every "
+                             "class, or only the names of those that occur.")
     counts = torch.bincount((y * n_classes + predicted).flatten(), minlength=n_classes**2).view(n_classes, n_classes)
     matrix = counts.double() / (draws * images[:, None])
     return Confusion(matrix.numpy(), classnames, (predicted == y).double().mean(1).numpy())

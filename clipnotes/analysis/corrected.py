@@ -45,8 +45,8 @@ def parts_of(correction: str) -> tuple[str | None, list[str]]:
     inside, outside = (parts[0], parts[1:]) if parts[0] in IN_ENCODER else (None, parts)
     for part in outside:
         if part not in ON_FEATURES:
-            raise ClipnotesError(f"correction {part!r} in {correction!r} is unknown; give parts joined by +, at most one "
-                                 f"of {', '.join(IN_ENCODER)} and that first, then any of {', '.join(ON_FEATURES)}")
+            raise ClipnotesError(f"Correction {part!r} in {correction!r} is unknown; give parts joined by +, at most one "
+                                 f"of {', '.join(IN_ENCODER)} and that first, then any of {', '.join(ON_FEATURES)}.")
     return inside, outside
 
 
@@ -105,7 +105,7 @@ class EncodedSets:
                  splits: Sequence[str] = SPLITS) -> None:
         self.clip, self.recipe, self.data_root, self.progress, self.splits = clip, recipe, data_root, progress, splits
         if len(generic) != 1:
-            raise ClipnotesError(f"generic is {list(generic)}, but with a model corrections learn from one generic set: name "
+            raise ClipnotesError(f"Generic is {list(generic)}, but with a model corrections learn from one generic set: name "
                                  "one, or make a folder of images or a manifest of them all.")
         self.generic_task = load_task(generic[0], generic_shots, data_root=data_root)
         self.name, self.logit_scale = clip.name, clip.logit_scale
@@ -144,13 +144,13 @@ class StoredSets:
         self.folder, self.generic_names, self.logit_scale = Path(folder), tuple(generic), logit_scale
         self.name = f"features in {self.folder.name}"
         if not self.folder.is_dir():
-            raise ClipnotesError(f"folder {folder} does not exist; give a folder of feature files, or none to use a model")
+            raise ClipnotesError(f"Folder {folder} does not exist; give a folder of feature files, or none to use a model.")
 
     def bank(self, name: str, inside: str | None = None) -> FeatureBank:
         """The FeatureBank of a data set."""
         if inside is not None:
             raise ClipnotesError(f"{inside} change the encoder, but features from files have none; leave them out of the "
-                                 "corrections, or leave features_dir empty")
+                                 "corrections, or leave features_dir empty.")
         paths = [self.folder / f"{name}{suffix}" for suffix in (".npz", ".safetensors")]
         return FeatureBank.load(next((path for path in paths if path.is_file()), paths[0]))
 
@@ -162,7 +162,7 @@ class StoredSets:
     def generic(self, inside: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(features [N, d], labels [N]) of the generic images, labels of different files kept apart."""
         if not self.generic_names:
-            raise ClipnotesError("no generic data set is named, which every correction learns from; name files of the folder")
+            raise ClipnotesError("No generic data set is named, which every correction learns from; name files of the folder.")
         features, labels, first = [], [], 0
         for name in self.generic_names:
             train = self.bank(name, inside).train

@@ -36,17 +36,17 @@ def correlation(overlap_reduction: Any, gain: Any, groups: Any, draws: int = 200
     x, y, groups = (np.asarray(values) for values in (overlap_reduction, gain, groups))
     if not x.shape == y.shape == groups.shape or x.ndim != 1:
         raise ClipnotesError(f"{x.shape} overlap reductions, {y.shape} gains and {groups.shape} groups do not fit; "
-                             "give one of each for every row")
+                             "give one of each for every row.")
     x, y = x.astype(float), y.astype(float)
     for values, name in ((x, "overlap_reduction"), (y, "gain")):
         if not np.isfinite(values).all():
-            raise ClipnotesError(f"{int((~np.isfinite(values)).sum())} rows of {name} are NaN or infinite; leave them out")
+            raise ClipnotesError(f"{int((~np.isfinite(values)).sum())} rows of {name} are NaN or infinite; leave them out.")
         if np.ptp(values) == 0:
             raise ClipnotesError(f"{name} is the same in all {len(values)} rows, so nothing can correlate with it; "
-                                 "give runs that differ")
+                                 "give runs that differ.")
     names, membership = np.unique(groups, return_inverse=True)
     if len(names) < 3:
-        raise ClipnotesError(f"rows of {len(names)} data sets; a bootstrap over data sets needs three or more")
+        raise ClipnotesError(f"Rows of {len(names)} data sets; a bootstrap over data sets needs three or more.")
     rows_of = [np.flatnonzero(membership == i) for i in range(len(names))]
     rng, samples = np.random.default_rng(seed), []
     for chosen in rng.integers(len(names), size=(draws, len(names))):

@@ -68,13 +68,13 @@ def draw_groups(is_noisy: Any, n_rows: int, n: int, seed: int) -> list[torch.Ten
     is_noisy = torch.as_tensor(is_noisy)
     if is_noisy.dtype != torch.bool or is_noisy.shape != (n_rows,):
         raise ClipnotesError(f"is_noisy has shape {list(is_noisy.shape)} and type {is_noisy.dtype}, but there are {n_rows} "
-                             "rows of features; give one bool a row")
+                             "rows of features; give one bool a row.")
     Whole(1)(n, "n")
     groups = [which.nonzero()[:, 0] for which in (is_noisy, ~is_noisy)]
     m = min(n, *map(len, groups))
     if not m:
         raise ClipnotesError(f"{len(groups[0])} of {n_rows} labels are noisy and {len(groups[1])} clean; the ratio needs both, "
-                             "so corrupt some labels and keep some")
+                             "so corrupt some labels and keep some.")
     random = generator(seed, "gradients")
     return [rows[torch.randperm(len(rows), generator=random)[:m]] for rows in groups]
 
@@ -132,9 +132,9 @@ def probe_gradients(model: LinearProbe, x: torch.Tensor, y: torch.Tensor, loss: 
 def check_models(models: dict) -> None:
     """ClipnotesError for anything but a dict of models whose gradients can be taken."""
     if not models:
-        raise ClipnotesError("no models given; give a dict of names with PromptTuning or LinearProbe")
+        raise ClipnotesError("No models given; give a dict of names with PromptTuning or LinearProbe.")
     for name, model in models.items():
         if not isinstance(model, PromptTuning | LinearProbe):
-            raise ClipnotesError(f"model {name!r} is a {type(model).__name__}; give a PromptTuning or a LinearProbe")
+            raise ClipnotesError(f"Model {name!r} is a {type(model).__name__}; give a PromptTuning or a LinearProbe.")
         if isinstance(model, PromptTuning) and not model.start().learnt_.numel():
-            raise ClipnotesError(f"model {name!r} has n_context = 0, so nothing to train and no gradient; give it context")
+            raise ClipnotesError(f"Model {name!r} has n_context = 0, so nothing to train and no gradient; give it context.")

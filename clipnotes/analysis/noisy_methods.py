@@ -162,7 +162,7 @@ def noisy_methods(banks: dict, methods: Iterable[str] = METHODS, rates: Iterable
     """
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
-        raise ClipnotesError(f"method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}")
+        raise ClipnotesError(f"Method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}.")
     rows, probe = [], {"scale": logit_scale, "sgd": sgd}
     cells = [(name, features) for name, kinds in banks.items() for features in kinds]
     for name, features in progress_bar(cells, desc="methods under noise", leave=False, disable=not progress):

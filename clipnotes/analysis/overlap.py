@@ -58,8 +58,8 @@ def cross_overlap(x: Any, y: Any, other_x: Any, other_y: Any, bins: int = 200, m
     x, y = checked(x, y, seed, max_images)
     other_x, other_y = checked(other_x, other_y, seed, max_images)
     if x.shape[1] != other_x.shape[1]:
-        raise ClipnotesError(f"features of different sizes d = {x.shape[1]} and {other_x.shape[1]}; "
-                             "both sets must come from one model")
+        raise ClipnotesError(f"Features of different sizes d = {x.shape[1]} and {other_x.shape[1]}; "
+                             "both sets must come from one model.")
     paired, unpaired = image_histograms(x, y, other_x, other_y, bins, same_set=False)
     return summarise(paired, unpaired, draws, level, seed, same_set=False)
 
@@ -105,8 +105,8 @@ def summarise(paired: np.ndarray, unpaired: np.ndarray, draws: int, level: float
     total = [counts.sum(0) for counts in (paired, unpaired)]
     for counts, what in zip(total, ("same", "a different"), strict=True):
         if not counts.sum():
-            raise ClipnotesError(f"no two rows of {what} class among the {len(paired)} given; the overlap needs both "
-                                 "kinds of pairs")
+            raise ClipnotesError(f"No two rows of {what} class among the {len(paired)} given; the overlap needs both "
+                                 "kinds of pairs.")
     p, q = (counts / counts.sum() for counts in total)
     area = float(np.minimum(p, q).sum())
     half = float(norm.ppf((1 + level) / 2) * resampled_areas(paired, unpaired, draws, seed, same_set).std(ddof=1))

@@ -44,7 +44,7 @@ def noisy_shots(bank: FeatureBank, shots: int, rate: float, kind: str = "uniform
     rows = torch.from_numpy(few_shot(bank.train.y, shots, seed, bank.classnames or range(bank.n_classes)))
     if kind == "human":
         if annotator is None:
-            raise ClipnotesError('noise kind "human" needs the labels that people gave; give them, see labels_by_people')
+            raise ClipnotesError('Noise kind "human" needs the labels that people gave; give them, see labels_by_people.')
         labels = class_labels(annotator, "annotator", len(bank.train.y), bank.n_classes, of="training images")[rows]
         return NoisyLabels(labels, labels != bank.train.y[rows], rows)
     logits = None
@@ -52,7 +52,7 @@ def noisy_shots(bank: FeatureBank, shots: int, rate: float, kind: str = "uniform
         logits = annotator[rows]
     elif kind in ("confusion", "annotator"):
         if bank.text is None:
-            raise ClipnotesError(f'noise kind "{kind}" needs class texts, but the features of {bank.name} have none')
+            raise ClipnotesError(f'Noise kind "{kind}" needs class texts, but the features of {bank.name} have none.')
         logits = ZeroShot(bank.text).logits(bank.train.unit()[rows])
     return replace(corrupt_labels(bank.train.y[rows], rate, kind, bank.n_classes, seed, logits), indices=rows)
 
@@ -65,7 +65,7 @@ def labels_by_people(task: Task, entry: str, data_root: str | Path = "data") -> 
     """
     source = load_manifest(task.name).noisy_labels
     if not source:
-        raise ClipnotesError(f"data set {task.name!r} has no labels by people; cifar10 and cifar100 have")
+        raise ClipnotesError(f"Data set {task.name!r} has no labels by people; cifar10 and cifar100 have.")
     path = Path(data_root) / source["file"]
     return corrupt_labels(task.train.labels, kind="human", n_classes=len(task.classnames), path=path, key=entry,
                           rows=task.train.rows).labels

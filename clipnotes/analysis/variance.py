@@ -48,7 +48,7 @@ def effective_rank(x: Any) -> float:
     x = several_rows(x, "x")
     variances = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
     if variances.sum() < 1e-10 * len(x):
-        raise ClipnotesError(f"all {len(x)} feature rows are alike, so they have no effective rank; give different images")
+        raise ClipnotesError(f"All {len(x)} feature rows are alike, so they have no effective rank; give different images.")
     shares = variances / variances.sum()
     shares = shares[shares > 0]
     return float(np.exp(-(shares * np.log(shares)).sum()))
@@ -71,10 +71,10 @@ def proxy_a_distance(x: Any, other: Any, folds: int = 5, seed: int = 0) -> float
     x, other = several_rows(x, "x"), several_rows(other, "other")
     n = min(len(x), len(other))
     if x.shape[1] != other.shape[1]:
-        raise ClipnotesError(f"features of different sizes d = {x.shape[1]} and {other.shape[1]}; "
-                             "both sets must come from one model")
+        raise ClipnotesError(f"Features of different sizes d = {x.shape[1]} and {other.shape[1]}; "
+                             "both sets must come from one model.")
     if not 2 <= folds <= n:
-        raise ClipnotesError(f"folds = {folds} do not fit sets of {len(x)} and {len(other)} rows; give 2 to {n}")
+        raise ClipnotesError(f"folds = {folds} do not fit sets of {len(x)} and {len(other)} rows; give 2 to {n}.")
     rng = np.random.default_rng(seed)
     both = np.concatenate([part[rng.permutation(len(part))[:n]] for part in (x, other)])
     domain = np.repeat([0, 1], n)
@@ -88,5 +88,5 @@ def several_rows(x: Any, name: str) -> np.ndarray:
     """Unit features as a float64 array [N, d], N at least 2."""
     x = unit_features(x, name).double().numpy()
     if len(x) < 2:
-        raise ClipnotesError(f"{name} has one row of features; give two or more")
+        raise ClipnotesError(f"{name} has one row of features; give two or more.")
     return x

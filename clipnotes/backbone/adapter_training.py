@@ -126,11 +126,11 @@ def training_preprocess(clip: Clip, normalise: bool) -> Callable:
 def configured(default: Any, recipes: dict[str, Any], recipe: str | None, options: dict, adapters: Adapters | None) -> Any:
     """A config of the kind of `default`: that or the named recipe, changed by options, of the form of adapters given."""
     if recipe is not None and recipe not in recipes:
-        raise ClipnotesError(f"unknown recipe {recipe!r}; choose from {', '.join(recipes)}, or None for the defaults")
+        raise ClipnotesError(f"Unknown recipe {recipe!r}; choose from {', '.join(recipes)}, or None for the defaults.")
     made = {} if adapters is None else {name: adapters.settings[name] for name in ("width", "scale")}
     if set(made) & set(options):
-        raise ClipnotesError("width and scale are options of new adapters, but adapters that are already made were given; "
-                             "give one or the other")
+        raise ClipnotesError("Width and scale are options of new adapters, but adapters that are already made were given; "
+                             "give one or the other.")
     return replace(default if recipe is None else recipes[recipe], **options | made)
 
 
@@ -156,7 +156,7 @@ def run_steps(step: Callable, data: torch.utils.data.Dataset, batches: list, sta
         torch.manual_seed(config.seed + 1 + len(losses))  # dropout is a function of (seed, step): resumed runs agree
         losses.append(step(len(losses), *batch).item())
         if not math.isfinite(losses[-1]):
-            raise ClipnotesError(f"the loss became {losses[-1]} at step {len(losses)} with lr = {config.lr}; lower it")
+            raise ClipnotesError(f"The loss became {losses[-1]} at step {len(losses)} with lr = {config.lr}; lower it.")
         bar.update()
         bar.set_postfix(loss=f"{losses[-1]:.3f}")
         if len(losses) % state.every == 0 or len(losses) == len(batches):
@@ -203,11 +203,11 @@ class Checkpoint:
             saved = state["identity"]
         except (OSError, Damaged, KeyError, TypeError) as error:
             reason = f"it {error}" if isinstance(error, Damaged) else in_words(error)
-            raise CheckpointError(f"checkpoint {self.path} cannot be read ({reason}); delete it to start afresh") from error
+            raise CheckpointError(f"Checkpoint {self.path} cannot be read ({reason}); delete it to start afresh.") from error
         if saved != self.identity:
             differ = ", ".join(name for name in self.identity if saved.get(name) != self.identity[name])
-            raise CheckpointError(f"checkpoint {self.path} belongs to another training (other {differ}); "
-                                 "delete it, or give another file, to start afresh")
+            raise CheckpointError(f"Checkpoint {self.path} belongs to another training (other {differ}); "
+                                 "delete it, or give another file, to start afresh.")
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         return state["losses"]

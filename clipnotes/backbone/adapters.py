@@ -74,7 +74,7 @@ class Adapters(nn.Module):
         self.settings["blocks"] = numbers = list(range(len(dims))) if blocks is None else sorted(blocks)
         if not numbers or len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(len(dims))):
             raise ClipnotesError(f"blocks = {numbers} do not fit this encoder; give different numbers from 0 to "
-                                 f"{len(dims) - 1}, at least one, or None for all")
+                                 f"{len(dims) - 1}, at least one, or None for all.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.blocks = nn.ModuleDict({str(i): Bottleneck(dims[i], width, scale, dropout, conv=resnet) for i in numbers})
@@ -128,9 +128,9 @@ def encoder_blocks(visual: nn.Module) -> list[nn.Module]:
     blocks = list(getattr(getattr(visual, "trunk", None), "blocks", []))  # of a timm model: SigLIP's
     if blocks and all(type(block) is Block for block in blocks):
         return blocks
-    raise ClipnotesError(f"adapters do not fit the image encoder {type(getattr(visual, 'trunk', visual)).__name__}; they need "
+    raise ClipnotesError(f"Adapters do not fit the image encoder {type(getattr(visual, 'trunk', visual)).__name__}; they need "
                          "a plain vision transformer or open_clip's ModifiedResNet, such as ViT-B-16, ViT-B-16-SigLIP or RN50 "
-                         "have")
+                         "have.")
 
 
 def second_norm(block: nn.Module) -> nn.Module:
@@ -159,9 +159,9 @@ class AdaptedClip(Clip):
 
     def __init__(self, clip: Clip, adapters: Adapters) -> None:
         if isinstance(clip, AdaptedClip):
-            raise ClipnotesError(f"{clip.name} carries adapters already; attach to its original, .clip")
+            raise ClipnotesError(f"{clip.name} carries adapters already; attach to its original, .clip.")
         if adapters.form != encoder_form(clip.model.visual):
-            raise ClipnotesError(f"these adapters were made for another encoder than that of {clip.name}; make new ones for it")
+            raise ClipnotesError(f"These adapters belong to another encoder than that of {clip.name}; make new ones for it.")
         super().__init__(f"{clip.name}+adapters", clip.model, clip.preprocess, clip.tokenizer, clip.device)
         self.logit_scale = clip.logit_scale  # somebody may have changed that of the original
         self.clip, self.adapters, self.trained, self.losses = clip, adapters.to(clip.device).eval(), {}, []
@@ -219,5 +219,5 @@ def attach(clip: Clip, adapters: Adapters | None = None, **options: Any) -> Adap
     if adapters is None:
         return AdaptedClip(clip, Adapters(clip.model.visual, **options))
     if options:
-        raise ClipnotesError(f"options {', '.join(options)} come with adapters that are already made; give one or the other")
+        raise ClipnotesError(f"Options {', '.join(options)} come with adapters that are already made; give one or the other.")
     return AdaptedClip(clip, adapters)

@@ -29,9 +29,9 @@ class LearntFiles:
         """Write {name: tensor} as .safetensors, whole or not at all, with the CLIP's name and fingerprint, facts that JSON
         can hold, and a checksum. Raises ClipnotesError for another suffix and for tensors with NaN or infinite values."""
         if Path(path).suffix != ".safetensors":
-            raise ClipnotesError(f"cannot save {self.what} as {Path(path).name}; the name must end in .safetensors")
+            raise ClipnotesError(f"Cannot save {self.what} as {Path(path).name}; the name must end in .safetensors.")
         if broken := not_finite(tensors):
-            raise ClipnotesError(f"cannot save {self.what} to {path}: {broken}; train them at a lower rate")
+            raise ClipnotesError(f"Cannot save {self.what} to {path}: {broken}; train them at a lower rate.")
         texts = {name: json.dumps(fact, default=int) for name, fact in facts.items()}
         write_tensors(path, tensors, {"format": self.format, "model": clip.name, "base": clip.fingerprint} | texts)
 
@@ -42,7 +42,7 @@ class LearntFiles:
         values that are not finite, and another CLIP (weights or preprocessing).
         """
         if not os.path.isfile(path):
-            raise ClipnotesError(f"{path} does not exist; check the path, or train {self.what} and save them there")
+            raise ClipnotesError(f"{path} does not exist; check the path, or train {self.what} and save them there.")
         try:
             tensors, facts = read_tensors(path)
             if facts.pop("format", None) != self.format:
@@ -55,10 +55,10 @@ class LearntFiles:
         except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
             reason = " ".join(f"it {error}".split() if isinstance(error, Damaged) else str(error).split())[:200]
             raise ClipnotesError(f"{path} does not hold {self.what} that can be read ({reason}); give a file that "
-                                 f"{self.writer} wrote") from error
+                                 f"{self.writer} wrote.") from error
         if learnt is None:
-            raise ClipnotesError(f"the {self.what} in {path} belong to {model} with fingerprint {base}, not to {clip.name} "
-                                 f"with fingerprint {clip.fingerprint}; load the model that they belong to")
+            raise ClipnotesError(f"The {self.what} in {path} belong to {model} with fingerprint {base}, not to {clip.name} "
+                                 f"with fingerprint {clip.fingerprint}; load the model that they belong to.")
         return learnt
 
 

@@ -20,12 +20,12 @@ def load_open_clip(name, pretrained):
     from open_clip.pretrained import get_pretrained_cfg
 
     if name not in open_clip.list_models():
-        raise ClipnotesError(f"unknown model {name!r}; choose {', '.join(POCKET)} or one of open_clip's: "
+        raise ClipnotesError(f"Unknown model {name!r}; choose {', '.join(POCKET)} or one of open_clip's: "
                              f"{', '.join(close_names(name, open_clip.list_models()))} ...")
     text = open_clip.get_model_config(name)["text_cfg"]
     if (text.get("hf_model_name") or text.get("hf_tokenizer_name")) and not find_spec("transformers"):
-        raise ClipnotesError(f"the text side of {name} needs Hugging Face's transformers, which is not installed; run "
-                             "`pip install transformers sentencepiece`, or take a model without it, such as ViT-B-16")
+        raise ClipnotesError(f"The text side of {name} needs Hugging Face's transformers, which is not installed; run "
+                             "`pip install transformers sentencepiece`, or take a model without it, such as ViT-B-16.")
     if pretrained == "random":
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -38,13 +38,13 @@ def load_open_clip(name, pretrained):
         quick_gelu = bool(tag.get("quick_gelu"))
         if plain != name and not quick_gelu:
             raise ClipnotesError(f"{name} uses QuickGELU, but the weights {pretrained!r} were trained with GELU; "
-                                 f"load {plain!r} instead")
+                                 f"load {plain!r} instead.")
         name = name if get_pretrained_cfg(name, pretrained) else plain
     elif os.path.isfile(pretrained):
         quick_gelu = name.endswith("-quickgelu") or is_script_archive(pretrained) or "openai" in Path(pretrained).name
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ClipnotesError(f"pretrained={pretrained!r} is neither a file nor a tag of {name}; its tags: {tags}")
+        raise ClipnotesError(f"pretrained={pretrained!r} is neither a file nor a tag of {name}; its tags: {tags}.")
     if not tag and is_script_archive(pretrained):
         return load_openai_archive(name, pretrained)
     try:
@@ -77,8 +77,8 @@ def tokenizer_of(name):
     try:
         return open_clip.get_tokenizer(name)
     except Exception as error:  # Hugging Face's libraries raise their own
-        raise ClipnotesError(f"the tokenizer of {name} cannot be had ({one_line(error)}); it comes from Hugging Face: load "
-                             "the model once where there is a network") from error
+        raise ClipnotesError(f"The tokenizer of {name} cannot be had ({one_line(error)}); it comes from Hugging Face: load "
+                             "the model once where there is a network.") from error
 
 
 def one_line(error):
@@ -89,12 +89,12 @@ def weights_problem(name, pretrained, tag, error):
     """One sentence on why weights did not load and what to do."""
     if not tag:
         return (f"{pretrained} does not hold weights of {name} ({why_unreadable(pretrained, error)}); "
-                "name the architecture that the file belongs to, or get the file again")
+                "name the architecture that the file belongs to, or get the file again.")
     reason = one_line(error)
     source = tag.get("url") or f"https://huggingface.co/{tag.get('hf_hub', '').strip('/')}"
     fits = f"{name.removesuffix('-quickgelu')}-quickgelu" if tag.get("quick_gelu") else name  # a file cannot say so
-    return (f"the weights {pretrained!r} of {name} are not on this machine and could not be downloaded ({reason}); "
-            f"get them from {source} where there is a network and load {fits!r} with the file's path as pretrained=")
+    return (f"The weights {pretrained!r} of {name} are not on this machine and could not be downloaded ({reason}); "
+            f"get them from {source} where there is a network and load {fits!r} with the file's path as pretrained=.")
 
 
 def load_openai_archive(name, path):

@@ -56,7 +56,7 @@ class RandomViews(ImageReader):
 
         if not 0 < crop[0] <= crop[1] <= 1:
             raise ClipnotesError(f"crop = {tuple(crop)} is out of range; give the least and the largest share of an image's "
-                                 "area, such as (0.08, 1)")
+                                 "area, such as (0.08, 1).")
         super().__init__(images, v2.Compose([
             v2.RandomResizedCrop(clip.image_size, crop, interpolation=v2.InterpolationMode.BICUBIC),
             v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
@@ -74,7 +74,7 @@ def pixel_statistics(clip: Any, wish: str, instead: str) -> tuple:
 
     last = getattr(clip.preprocess, "transforms", [None])[-1]
     if not isinstance(last, Normalize):
-        raise ClipnotesError(f"{wish} cannot be had: the preprocessing of {clip.name} does not end in Normalize; {instead}")
+        raise ClipnotesError(f"{wish} cannot be had: the preprocessing of {clip.name} does not end in Normalize; {instead}.")
     return last.mean, last.std
 
 
@@ -83,15 +83,15 @@ def check_several(images: Any) -> Any:
     from PIL import Image
 
     if isinstance(images, str | bytes | Path | Image.Image):
-        raise ClipnotesError(f"images = {shown(images)} is one image; give a list, such as [image]")
+        raise ClipnotesError(f"images = {shown(images)} is one image; give a list, such as [image].")
     if isinstance(images, torch.Tensor):
-        raise ClipnotesError(f"images are a tensor {list(images.shape)}; give paths, PIL images, or a uint8 array [N, H, W, 3]")
+        raise ClipnotesError(f"Images are a tensor {list(images.shape)}; give paths, PIL images or a uint8 array [N, H, W, 3].")
     colour = isinstance(images, np.ndarray) and images.ndim and images.shape[-1] in (3, 4)
     if isinstance(images, np.ndarray) and images.dtype != object and images.ndim != (4 if colour else 3):
-        raise ClipnotesError(f"images have shape {list(images.shape)}; give [N, H, W, 3], [N, H, W] of grey ones, or a list of "
-                             "one array for one image")
+        raise ClipnotesError(f"Images have shape {list(images.shape)}; give [N, H, W, 3], [N, H, W] of grey ones, or a list of "
+                             "one array for one image.")
     if not hasattr(images, "__len__"):
-        raise ClipnotesError(f"images = {shown(images)} are no list; give a list of paths, PIL images or uint8 arrays")
+        raise ClipnotesError(f"images = {shown(images)} are no list; give a list of paths, PIL images or uint8 arrays.")
     return images
 
 
@@ -108,14 +108,14 @@ def open_image(image: Any, as_shown: bool = True) -> Any:
     if isinstance(image, Image.Image):
         return to_rgb(image, as_shown)
     if not isinstance(image, str | Path):
-        raise ClipnotesError(f"image {shown(image)} is of type {type(image).__name__}; give a path, a PIL image or an array")
+        raise ClipnotesError(f"Image {shown(image)} is of type {type(image).__name__}; give a path, a PIL image or an array.")
     if not Path(image).is_file():
-        raise ClipnotesError(f"image {image} does not exist; check the data root and the manifest's image folder")
+        raise ClipnotesError(f"Image {image} does not exist; check the data root and the manifest's image folder.")
     try:
         with Image.open(image) as opened:
             return to_rgb(opened, as_shown)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ClipnotesError(f"image {image} cannot be read ({error}); fetch it again or remove it from the split") from error
+        raise ClipnotesError(f"Image {image} cannot be read ({error}); fetch it again or remove it from the split.") from error
 
 
 def to_rgb(image, as_shown):
@@ -145,14 +145,14 @@ def grey_8_bit(values, mode):
 def pixels_of_array(image):
     """uint8 [H, W], [H, W, 3] or [H, W, 4] of an array of pixels; ClipnotesError for values or shapes that are none."""
     if image.ndim not in (2, 3) or image.ndim == 3 and image.shape[-1] not in (3, 4) or not image.size:
-        raise ClipnotesError(f"image array has shape {list(image.shape)}; give [H, W], [H, W, 3] or [H, W, 4]")
+        raise ClipnotesError(f"Image array has shape {list(image.shape)}; give [H, W], [H, W, 3] or [H, W, 4].")
     if image.dtype == np.uint8:
         return image
     if image.dtype == np.uint16:
         return np.round(image / 257).astype(np.uint8)
     if image.dtype.kind != "f":
-        raise ClipnotesError(f"image array of type {image.dtype}; give uint8 pixels from 0 to 255, uint16, or floats of 0 to 1")
+        raise ClipnotesError(f"Image array of type {image.dtype}; give uint8 (0 to 255), uint16, or floats of 0 to 1.")
     if not (image.min() >= 0 and image.max() <= 1):  # NaN is neither
-        raise ClipnotesError(f"image array of type {image.dtype} with values from {image.min():.4g} to {image.max():.4g}; "
-                             "floats must lie between 0 and 1")
+        raise ClipnotesError(f"Image array of type {image.dtype} with values from {image.min():.4g} to {image.max():.4g}; "
+                             "floats must lie between 0 and 1.")
     return np.round(image * 255).astype(np.uint8)

@@ -92,10 +92,10 @@ def check_fit(config: DinoConfig, clip: Clip, n_images: int) -> None:
     grid, _ = position_grid(clip.model.visual)
     stride = clip.image_size // grid
     if not n_images:
-        raise ClipnotesError("no images to train on; give at least one")
+        raise ClipnotesError("No images to train on; give at least one.")
     if config.local_size < stride or config.local_size % stride:
         raise ClipnotesError(f"local_size = {config.local_size} does not fit {clip.name}, which sees an image in steps of "
-                             f"{stride} pixels; give a multiple of {stride}")
+                             f"{stride} pixels; give a multiple of {stride}.")
 
 
 def schedules(config: DinoConfig, n_steps: int) -> dict[str, np.ndarray]:
@@ -174,9 +174,9 @@ def position_grid(visual: nn.Module) -> tuple[int, nn.Module]:
     """
     holder = visual.attnpool if encoder_form(visual)[0] else visual
     if not hasattr(holder, "positional_embedding"):
-        raise ClipnotesError(f"self-supervised training needs small crops, which the image encoder {type(visual).__name__} "
+        raise ClipnotesError(f"Self-supervised training needs small crops, which the image encoder {type(visual).__name__} "
                              "does not take; train the adapters with labels, or use a model with open_clip's own encoder, "
-                             "such as ViT-B-16")
+                             "such as ViT-B-16.")
     return math.isqrt(len(holder.positional_embedding) - 1), holder
 
 

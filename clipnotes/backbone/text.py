@@ -36,15 +36,15 @@ def check_cut_texts(clip: Any, texts: Sequence[str]) -> None:
     for text, tokens in zip(texts, map(tuple, clip.tokenizer(list(texts)).tolist()), strict=True):
         other = first.setdefault(tokens, text)
         if as_read(other) != as_read(text):
-            raise ClipnotesError(f"texts {shown(other)} and {shown(text)} are the same for {clip.name}, which cuts texts after "
-                                 f"{len(tokens)} tokens; shorten the class names or the template")
+            raise ClipnotesError(f"Texts {shown(other)} and {shown(text)} are the same for {clip.name}, which cuts texts after "
+                                 f"{len(tokens)} tokens; shorten the class names or the template.")
 
 
 def fill(templates: Sequence[str], classname: str) -> list[str]:
     """Every template with the class name in place of its {}; ClipnotesError for a template without {}."""
     for template in templates:
         if "{}" not in template:
-            raise ClipnotesError(f"template {template!r} has no place for the class name; write {{}} where it belongs")
+            raise ClipnotesError(f"Template {template!r} has no place for the class name; write {{}} where it belongs.")
     return [template.replace("{}", classname.replace("_", " ")) for template in templates]
 
 
@@ -52,7 +52,7 @@ def template_features(clip: Any, classnames: Sequence[str], templates: Sequence[
     """Unit text features of every class under every template, float32 [C, T, d]; see `check_cut_texts` for names too long."""
     if not len(classnames) or not len(templates):
         raise ClipnotesError(f"{len(classnames)} class names and {len(templates)} templates given; "
-                             "both need at least one entry")
+                             "both need at least one entry.")
     texts = [text for name in classnames for text in fill(templates, name)]
     longest = max(range(len(templates)), key=lambda i: len(templates[i]))
     check_cut_texts(clip, texts[longest::len(templates)])

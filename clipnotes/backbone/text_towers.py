@@ -14,8 +14,8 @@ def text_tower(model):
     """
     tower = getattr(model, "text", model)
     if hasattr(tower, "text") or not hasattr(getattr(tower, "transformer", None), "resblocks"):
-        raise ClipnotesError(f"prompts cannot be learnt with this model: its text tower is a {type(tower).__name__}, not "
-                             "open_clip's transformer; use a model that has one, such as RN50, ViT-B-32 or ViT-B-16-SigLIP")
+        raise ClipnotesError(f"Prompts cannot be learnt with this model: its text tower is a {type(tower).__name__}, not "
+                             "open_clip's transformer; use a model that has one, such as RN50, ViT-B-32 or ViT-B-16-SigLIP.")
     return tower
 
 
@@ -26,8 +26,8 @@ def causal_text_tower(model):
     """
     tower = text_tower(model)
     if reason := why_no_tree(tower):
-        raise ClipnotesError(f"the prompts of this model cannot share the states of common tokens: {reason}; use a CLIP whose "
-                             "causal text transformer pools at the end-of-text token, such as RN50 or ViT-B-32")
+        raise ClipnotesError(f"The prompts of this model cannot share the states of common tokens: {reason}; use a CLIP whose "
+                             "causal text transformer pools at the end-of-text token, such as RN50 or ViT-B-32.")
     return tower
 
 
@@ -87,6 +87,6 @@ def padding(clip):
     """The id of the padding; ClipnotesError for a tokenizer that puts a token behind it."""
     row = clip.tokenizer(["a"])[0]
     if row[-1] != row[-2]:
-        raise ClipnotesError(f"prompts cannot be learnt with {clip.name}: its tokenizer puts a token behind the padding; use "
-                             "a model that pads to the end, such as ViT-B-32 or ViT-B-16-SigLIP")
+        raise ClipnotesError(f"Prompts cannot be learnt with {clip.name}: its tokenizer puts a token behind the padding; use "
+                             "a model that pads to the end, such as ViT-B-32 or ViT-B-16-SigLIP.")
     return int(row[-1])

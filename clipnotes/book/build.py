@@ -48,7 +48,7 @@ def run_sphinx(source, pages):
         app = Sphinx(source, None, pages, pages.with_name("doctrees"), "html", settings(source), status=None, warning=warnings)
         app.build(force_all=True)
     if app.statuscode:
-        raise ClipnotesError(f"Sphinx could not build the book: {warnings.getvalue().strip()}")
+        raise ClipnotesError(f"Sphinx could not build the book: {warnings.getvalue().strip().rstrip('.')}.")
     return warnings.getvalue()
 
 

@@ -21,7 +21,7 @@ def main(arguments=None):
     try:
         cli(arguments)
     except ClipnotesError as error:
-        click.echo(f"Error: {error.sentence}", err=True)
+        click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     except (OSError, UnicodeError, RecursionError, MemoryError) as error:
         click.echo(f"Error: {in_words(error)}", err=True)

@@ -53,7 +53,7 @@ class FeatureBank:
 
     def __post_init__(self) -> None:
         if not isinstance(self.splits, dict) or not self.splits or not set(self.splits) <= set(SPLITS):
-            raise ClipnotesError(f"bank {self.name} has no split; give at least one of train, val and test")
+            raise ClipnotesError(f"Bank {self.name} has no split; give at least one of train, val and test.")
         if self.classnames is not None:
             self.classnames = class_names(self.classnames, f"classnames of bank {self.name}")
             warn_of_equal_names(self.classnames, f"bank {self.name}")
@@ -61,11 +61,11 @@ class FeatureBank:
         if self.text is not None:
             self.text = feature_matrix(self.text, f"text of bank {self.name}").float()
             if self.text.ndim != 2 or len(self.text) != self.n_classes:
-                raise ClipnotesError(f"text of bank {self.name} has shape {list(self.text.shape)}, but must be "
-                                     f"[{self.n_classes}, d], one row a class")
+                raise ClipnotesError(f"Text of bank {self.name} has shape {list(self.text.shape)}, but must be "
+                                     f"[{self.n_classes}, d], one row a class.")
         widths = {x.shape[-1] for x in [*(part.x for part in self.splits.values()), self.text] if x is not None}
         if len(widths) > 1:
-            raise ClipnotesError(f"bank {self.name}: features of sizes {sorted(widths)}; one bank holds one model")
+            raise ClipnotesError(f"Bank {self.name}: features of sizes {sorted(widths)}; one bank holds one model.")
 
     def checked(self, split, part):
         of_bank = f"of bank {self.name}"
@@ -74,12 +74,12 @@ class FeatureBank:
         y = class_labels(part.y, f"{split}_y {of_bank}", x.shape[-2], n_classes)
         path = None if part.path is None else [str(each) for each in part.path]
         if path is not None and len(path) != len(y):
-            raise ClipnotesError(f"{split}_path {of_bank} has {len(path)} entries, but there are {len(y)} images")
+            raise ClipnotesError(f"{split}_path {of_bank} has {len(path)} entries, but there are {len(y)} images.")
         return FeatureSplit(x, y, path)
 
     def _split(self, name):
         if name not in self.splits:
-            raise ClipnotesError(f"bank {self.name} has no {name} split; it has {', '.join(self.splits)}")
+            raise ClipnotesError(f"Bank {self.name} has no {name} split; it has {', '.join(self.splits)}.")
         return self.splits[name]
 
     @property
@@ -116,7 +116,7 @@ class FeatureBank:
         for split in SPLITS:
             x, y, path = (arrays.get(f"{split}_{key}") for key in ("x", "y", "path"))
             if (x is None) != (y is None):
-                raise ClipnotesError(f"bank {name}: {split}_x and {split}_y must come together, one is missing")
+                raise ClipnotesError(f"Bank {name}: {split}_x and {split}_y must come together, one is missing.")
             if x is not None and 0 not in np.shape(x):  # a set for testing only has no training images
                 splits[split] = FeatureSplit(x, y, path)
         return cls(name, splits, arrays.get("classnames"), arrays.get("text"))

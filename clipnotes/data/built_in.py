@@ -15,8 +15,8 @@ from clipnotes.pocket import datasets
 def pocket(manifest: Manifest, data_root: str | Path) -> tuple[dict[str, Split], None]:
     """Pictures that `clipnotes.pocket.datasets` draws, uint8 [N, H, W, 3]."""
     if manifest.name not in datasets.SETS:
-        raise ClipnotesError(f"manifest {manifest.path.name}: the pocket world has no data set {manifest.name!r}; "
-                             f"it has {', '.join(datasets.SETS)}")
+        raise ClipnotesError(f"Manifest {manifest.path.name}: the pocket world has no data set {manifest.name!r}; "
+                             f"it has {', '.join(datasets.SETS)}.")
     return {split: drawn(manifest.name, split) for split in SPLITS}, None
 
 

@@ -22,15 +22,15 @@ def cifar(manifest: Manifest, data_root: str | Path) -> tuple[dict[str, Split], 
     """
     source, folder = manifest.source, manifest.image_folder(data_root)
     if folder is None:
-        raise ClipnotesError(f"folder {Path(data_root) / source['images']} of data set {manifest.name} is missing; "
-                             f"{manifest.obtain}")
+        raise ClipnotesError(f"Folder {Path(data_root) / source['images']} of data set {manifest.name} is missing; "
+                             f"{manifest.remedy}.")
     try:
         names = read_lines(folder / source["names"])
         (train, train_y), (test, test_y) = [read_records([folder / file for file in files], source["label_bytes"])
                                             for files in (source["files"]["train"], source["files"]["test"])]
     except (OSError, ValueError) as error:
         raise ClipnotesError(f"{folder} does not hold the binary version of {manifest.name} ({error}); "
-                             f"{manifest.obtain}") from error
+                             f"{manifest.remedy}.") from error
     rows, last = np.arange(len(train)), len(train) - source["val"]
     parts = {"train": (train[:last], train_y[:last], rows[:last]), "val": (train[last:], train_y[last:], rows[last:]),
              "test": (test, test_y, np.arange(len(test)))}

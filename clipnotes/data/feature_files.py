@@ -24,7 +24,7 @@ def check_file_name(path: str | Path) -> Path:
     """The Path of a bank to be written; ClipnotesError for an ending that no bank has."""
     path = Path(path)
     if path.suffix not in (".npz", ".safetensors"):
-        raise ClipnotesError(f"cannot save a bank as {path.name}; the name must end in .npz or .safetensors")
+        raise ClipnotesError(f"Cannot save a bank as {path.name}; the name must end in .npz or .safetensors.")
     return path
 
 
@@ -47,7 +47,7 @@ def read(path: str | Path) -> dict[str, Any]:
     damaged, or holds none of them."""
     path = Path(path)
     if not path.is_file():
-        raise ClipnotesError(f"feature file {path} does not exist; check the path, or make it with `clipnotes features`")
+        raise ClipnotesError(f"Feature file {path} does not exist; check the path, or make it with `clipnotes features`.")
     readers = {".npz": read_npz, ".safetensors": read_safetensors}
     try:
         reader = readers.get(path.suffix.lower())
@@ -72,8 +72,8 @@ def damaged(path):
 
 
 def refused(path, problem):
-    return ClipnotesError(f"feature file {path} {problem}; a feature file is .npz or .safetensors with the numbers test_x "
-                          "[N, d] and test_y [N] and, where known, train_x, train_y, val_x, val_y, text and classnames")
+    return ClipnotesError(f"Feature file {path} {problem}; a feature file is .npz or .safetensors with the numbers test_x "
+                          "[N, d] and test_y [N] and, where known, train_x, train_y, val_x, val_y, text and classnames.")
 
 
 def read_npz(path):

@@ -19,11 +19,11 @@ NAMES_FILE = "classes.yaml"
 def folder_manifest(folder: Path) -> dict[str, Any]:
     """The fields of the Manifest of a folder of images, without looking at the images: see `own_folder`."""
     if folder == folder.parent:
-        raise ClipnotesError(f"image folder {folder} is the root of a file system; give folder:PATH of a folder that holds one "
-                             "folder of images a class")
+        raise ClipnotesError(f"Image folder {folder} is the root of a file system; give folder:PATH of a folder that holds one "
+                             "folder of images a class.")
     if not folder.is_dir():
-        raise ClipnotesError(f"image folder {folder} {'is a file' if folder.exists() else 'does not exist'}; give folder:PATH "
-                             "of a folder that holds one folder of images a class")
+        raise ClipnotesError(f"Image folder {folder} {'is a file' if folder.exists() else 'does not exist'}; give folder:PATH "
+                             "of a folder that holds one folder of images a class.")
     names, templates = read_names(folder / NAMES_FILE)
     words = "folders train, val and test" if has_splits(folder) else "50/20/30 % of every class, by a hash of the names"
     return {"name": folder.name, "title": folder.name, "task": "images of your own", "licence": "your own",
@@ -50,8 +50,8 @@ def own_folder(manifest: Any, data_root: str | Path) -> tuple[dict[str, Split], 
                                              f"{', '.join(everywhere[:10])})")
     titles = [names.get(c, c.replace("_", " ")) for c in classes]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
-        raise ClipnotesError(f"image folder {folder} has several classes named {twice[0]!r}; rename one in {NAMES_FILE}: "
-                             "names: {folder: class name}")
+        raise ClipnotesError(f"Image folder {folder} has several classes named {twice[0]!r}; rename one in {NAMES_FILE}: "
+                             "names: {folder: class name}.")
     rows = {split: [(path, label) for label, c in enumerate(classes) for path in images[split][c]] for split in SPLITS}
     return splits_of_files(manifest, folder, rows), titles
 
@@ -61,8 +61,8 @@ def has_splits(folder: Path) -> bool:
     here = [split for split in SPLITS if holds_folders_only(folder / split)]
     if here and len(here) < len(SPLITS):
         missing = ", ".join(split for split in SPLITS if split not in here)
-        raise ClipnotesError(f"image folder {folder} has {' and '.join(here)} with class folders inside, but no {missing}; "
-                             "give all of train, val and test, or put the class folders into the folder itself")
+        raise ClipnotesError(f"Image folder {folder} has {' and '.join(here)} with class folders inside, but no {missing}; "
+                             "give all of train, val and test, or put the class folders into the folder itself.")
     return bool(here)
 
 
@@ -81,14 +81,14 @@ def images_of(folder, parts):
     classes = {part: visible_folders(root) for part, root in roots.items()}
     for part, root in roots.items():
         if not classes[part]:
-            raise ClipnotesError(f"image folder {root} has no class folders; put the images of every class into a folder "
-                                 f"of its own, such as {os.path.join(root, 'cat', '1.jpg')}")
+            raise ClipnotesError(f"Image folder {root} has no class folders; put the images of every class into a folder "
+                                 f"of its own, such as {os.path.join(root, 'cat', '1.jpg')}.")
     start, images = len(f"{folder}/"), {}
     found = class_images(folder, roots.values(), set().union(*classes.values()), lambda path: is_image(path[start:]))
     for (part, root), pairs in zip(roots.items(), found, strict=True):
         if not pairs:
-            raise ClipnotesError(f"image folder {root} holds no image in its {len(classes[part])} class folders "
-                                 f"({', '.join(classes[part][:3])} ...); images end in {', '.join(IMG_EXTENSIONS)}")
+            raise ClipnotesError(f"Image folder {root} holds no image in its {len(classes[part])} class folders "
+                                 f"({', '.join(classes[part][:3])} ...); images end in {', '.join(IMG_EXTENSIONS)}.")
         images[part] = {c: [] for c in classes[part]}
         for path, c in pairs:
             images[part][c].append(path[start:])
@@ -126,8 +126,8 @@ def usable_classes(folder, images, everywhere):
               "of every class, three in all")
     if len(usable) < 2:
         only = f"one class ({usable[0]})" if usable else "no class"
-        raise ClipnotesError(f"image folder {folder} has {only} that can be used, but two or more are needed"
-                             + f"; too small are {reason}" * bool(left_out))
+        small = f"; too small are {reason}" if left_out else ""
+        raise ClipnotesError(f"Image folder {folder} has {only} that can be used, but two or more are needed{small}.")
     if left_out:
         warnings.warn(f"image folder {folder.name}: {len(left_out)} of {len(everywhere)} classes are left out: {reason}",
                       stacklevel=1)  # one place, so that it is shown once
@@ -148,4 +148,4 @@ def read_names(path):
 
 
 def bad_names(path, problem):
-    return ClipnotesError(f"{path} {problem}; it may hold names: {{folder: class name}} and templates: [\"{TEMPLATE}\"]")
+    return ClipnotesError(f"{path} {problem}; it may hold names: {{folder: class name}} and templates: [\"{TEMPLATE}\"].")

@@ -36,7 +36,7 @@ def class_images(root: str | Path, roots: Iterable[str | Path], classes: Iterabl
     def check(folder):
         real = os.path.realpath(folder)
         if real in seen or root.startswith(os.path.join(real, "")):
-            raise ClipnotesError(f"image folder {folder} is a link to {real}, whose images would count twice; remove the link")
+            raise ClipnotesError(f"Image folder {folder} is a link to {real}, whose images would count twice; remove the link.")
         seen.add(real)
 
     def images_below(folder):
@@ -56,5 +56,5 @@ def refuse(error):
 
 
 def unreadable(error: OSError) -> ClipnotesError:
-    return ClipnotesError(f"image folder {error.filename} cannot be read ({error.strerror}); give yourself the right to "
-                          "read it, or take it out of the data set")
+    return ClipnotesError(f"Image folder {error.filename} cannot be read ({error.strerror}); give yourself the right to "
+                          "read it, or take it out of the data set.")

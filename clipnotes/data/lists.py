@@ -43,7 +43,7 @@ def class_folders(manifest: Manifest, folder: Path, data_root: str | Path) -> Li
     if wanted and set(wanted) != set(names):
         odd = sorted(set(wanted) ^ set(names))
         raise ClipnotesError(f"{folder} has other class folders than {manifest.name}'s {len(wanted)}: {len(odd)} are missing "
-                             f"or foreign ({', '.join(odd[:5])}); the copy is incomplete or another version, get it again")
+                             f"or foreign ({', '.join(odd[:5])}); the copy is incomplete or another version, get it again.")
     order, start = {name: row for row, name in enumerate(names)}, len(str(folder)) + 1
     images = iter(class_images(folder, roots, names))
     return Listing({part: [(path[start:], order[name]) for _ in roots for path, name in next(images)]

@@ -90,7 +90,7 @@ def check_manifest(content: Any, what: str) -> None:
     """Hold a manifest's content to the schema; ClipnotesError begins with `what` and names field, value and rule."""
     errors = list(Draft202012Validator(MANIFEST).iter_errors(content))
     if errors:
-        raise ClipnotesError(f"{what}: {sentence(errors[0])}")
+        raise ClipnotesError(f"{what}: {sentence(errors[0])}.")
 
 
 def sentence(error: Any) -> str:

@@ -97,6 +97,11 @@ class Manifest:
         return self.kind in BUILT_IN
 
     @property
+    def remedy(self) -> str:
+        """What to do where something of the data set is missing, as a sentence ends, without the full stop."""
+        return (self.obtain or "put it there, or set data_root to where the data lie").rstrip(".")
+
+    @property
     def download_size(self) -> int:
         """Bytes that `clipnotes data fetch` would download, as far as they are known."""
         return sum(part.get("size", 0) for part in [self.torchvision, *self.archives])
@@ -161,8 +166,8 @@ def load_manifest(name: str | Path) -> Manifest:
         return Manifest(**folder_manifest(folder_of(name)))
     path = Path(name) if str(name).endswith(".yaml") else manifests_dir() / f"{name}.yaml"
     if not path.is_file():
-        raise ClipnotesError(f"unknown data set {str(name)!r}; choose one of {', '.join(list_datasets())}, "
-                             "or give the path of a manifest (.yaml) or folder:PATH of images")
+        raise ClipnotesError(f"Unknown data set {str(name)!r}; choose one of {', '.join(list_datasets())}, "
+                             "or give the path of a manifest (.yaml) or folder:PATH of images.")
     content = read_yaml(path, f"Manifest {path.name}")
-    check_manifest(content, f"manifest {path.name}")
+    check_manifest(content, f"Manifest {path.name}")
     return Manifest(**content, path=path)

@@ -48,7 +48,7 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
     of range, one class only, classes too small for any flip, and whatever a kind needs and did not get.
     """
     if kind not in KINDS:
-        raise ClipnotesError(f"noise kind {kind!r} is unknown; choose {', '.join(KINDS)}")
+        raise ClipnotesError(f"Noise kind {kind!r} is unknown; choose {', '.join(KINDS)}.")
     y, n_classes = checked_labels(y, n_classes)
     if kind == "human":
         return human_labels(y, n_classes, rate, path, key, rows)
@@ -68,8 +68,8 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
         else:
             labels[flipped] = (c + 1) % n_classes if kind == "pairflip" else wrong[flipped]
     if rate and (labels == y).all():
-        raise ClipnotesError(f"noise rate {rate} of classes with at most {np.bincount(y).max()} images rounds to no wrong "
-                             "label at all; raise the rate or give more images")
+        raise ClipnotesError(f"Noise rate {rate} of classes with at most {np.bincount(y).max()} images rounds to no wrong "
+                             "label at all; raise the rate or give more images.")
     return noisy_labels(labels, y, np.arange(len(y)))
 
 
@@ -86,19 +86,19 @@ def ptnl_sample(y, shots, rate, n_classes=None, seed=1):
     """
     check_rate(rate)
     if not shots or shots < 1:
-        raise ClipnotesError(f'shots = {shots}, but noise kind "ptnl" draws that many images a class; give 1 or more')
+        raise ClipnotesError(f'shots = {shots}, but noise kind "ptnl" draws that many images a class; give 1 or more.')
     y, n_classes = checked_labels(y, n_classes)
     rows_of, n_wrong = dict(class_rows(y, n_classes)), round(rate * shots)
     empty = [c for c, rows in rows_of.items() if not len(rows)]
     if empty:
-        raise ClipnotesError(f"class {empty[0]} has no image to draw from; give the full training split")
+        raise ClipnotesError(f"Class {empty[0]} has no image to draw from; give the full training split.")
     rng, given, taken = np.random.default_rng(seed), {}, np.zeros(len(y), bool)
     second_half = np.concatenate([rows[(len(rows) + 1) // 2:] for rows in rows_of.values()])
     for c, rows in rows_of.items():
         pool = second_half[(y[second_half] != c) & ~taken[second_half]]
         if n_wrong and not len(pool):
-            raise ClipnotesError(f"no wrong images are left for class {c}: the second halves of the other classes hold "
-                                 "too few; lower the rate or shots, or give the full training split")
+            raise ClipnotesError(f"No wrong images are left for class {c}: the second halves of the other classes hold "
+                                 "too few; lower the rate or shots, or give the full training split.")
         wrong = rng.choice(pool, n_wrong) if n_wrong else []
         first_half = rows[:(len(rows) + 1) // 2]
         right = rng.choice(first_half, shots, replace=len(first_half) < shots)[n_wrong:]
@@ -137,13 +137,13 @@ def annotator_labels(y, rate, logits, seed=1):
 def checked_logits(logits, y, n_classes, kind="confusion"):
     """float64 [N, C], a copy; ClipnotesError where they are missing, of another shape, or hold NaN."""
     if logits is None:
-        raise ClipnotesError(f'noise kind "{kind}" needs zero-shot logits [N, C] of the same images; give logits=')
+        raise ClipnotesError(f'Noise kind "{kind}" needs zero-shot logits [N, C] of the same images; give logits=.')
     logits = torch.as_tensor(logits).double().cpu().numpy().copy()
     if logits.shape != (len(y), n_classes):
-        raise ClipnotesError(f"logits have shape {list(logits.shape)}, but {len(y)} labels of {n_classes} classes need "
-                             f"[{len(y)}, {n_classes}]")
+        raise ClipnotesError(f"Logits have shape {list(logits.shape)}, but {len(y)} labels of {n_classes} classes need "
+                             f"[{len(y)}, {n_classes}].")
     if np.isnan(logits).any():
-        raise ClipnotesError(f"{np.isnan(logits).any(1).sum()} rows of logits hold NaN; compute them again")
+        raise ClipnotesError(f"{np.isnan(logits).any(1).sum()} rows of logits hold NaN; compute them again.")
     return logits
 
 
@@ -156,9 +156,9 @@ def human_labels(y, n_classes, rate, path, key, rows=None):
     A file that also holds the true labels (CIFAR-10N's entry "clean_label") must agree with y: if not, it is of another order.
     """
     if path is None:
-        raise ClipnotesError('noise kind "human" needs the file with the given labels; give path=')
+        raise ClipnotesError('Noise kind "human" needs the file with the given labels; give path=.')
     if rate is not None:
-        raise ClipnotesError(f'noise kind "human" has the noise rate of its file, but rate = {rate} was given; leave it out')
+        raise ClipnotesError(f'Noise kind "human" has the noise rate of its file, but rate = {rate} was given; leave it out.')
     content = read_content(path)
     labels = pick(content, path, key)
     true = pick(content, path, "clean_label") if isinstance(content, dict) and "clean_label" in content else None
@@ -166,14 +166,14 @@ def human_labels(y, n_classes, rate, path, key, rows=None):
         rows = np.asarray(rows)
         if len(rows) and rows.max() >= len(labels):
             raise ClipnotesError(f"{path} holds {len(labels)} labels, but row {rows.max()} was asked for; give rows= of the "
-                                 "data set that the file belongs to")
+                                 "data set that the file belongs to.")
         labels, true = labels[rows], None if true is None else true[rows]
     if labels.shape != y.shape:
         raise ClipnotesError(f"{path} holds labels of shape {list(labels.shape)} for {len(y)} images; "
-                             "give one label an image, in the order of the training split, or rows= of the file")
+                             "give one label an image, in the order of the training split, or rows= of the file.")
     if true is not None and (true != y).any():
         raise ClipnotesError(f"{path} was made for other images: its true labels differ from those of {(true != y).sum()} of "
-                             f"the {len(y)} images; give the training images in the published order, or rows=")
+                             f"the {len(y)} images; give the training images in the published order, or rows=.")
     return noisy_labels(checked_labels(labels, n_classes, f" of {Path(path).name}")[0], y, np.arange(len(y)))
 
 
@@ -190,15 +190,15 @@ def read_content(path):
     """What a label file holds: an array, or a dict of arrays."""
     path = Path(path)
     if path.suffix not in READERS:
-        raise ClipnotesError(f"label file {path.name} is of no known type; give one of {', '.join(READERS)}")
+        raise ClipnotesError(f"Label file {path.name} is of no known type; give one of {', '.join(READERS)}.")
     if not path.is_file():
-        raise ClipnotesError(f"label file {path} does not exist; check the path")
+        raise ClipnotesError(f"Label file {path} does not exist; check the path.")
     try:
         return READERS[path.suffix](path)
     except Exception as error:  # each library raises its own for damaged and foreign files
         kind = kind_of(path)  # the libraries' own words may advise to read it in an unsafe way
-        raise ClipnotesError(f"label file {path} cannot be read as {path.suffix}{f', it is {kind}' if kind else ''}; it must "
-                             "hold whole numbers and nothing pickled but tensors and plain arrays") from error
+        raise ClipnotesError(f"Label file {path} cannot be read as {path.suffix}{f', it is {kind}' if kind else ''}; it must "
+                             "hold whole numbers and nothing pickled but tensors and plain arrays.") from error
 
 
 def pick(content, path, key=None):
@@ -207,12 +207,12 @@ def pick(content, path, key=None):
         if key is None and len(content) == 1:
             key = next(iter(content))
         if key not in content:
-            raise ClipnotesError(f"label file {Path(path).name} has no entry {key!r}; give key= one of "
-                                 f"{', '.join(map(str, content))}")
+            raise ClipnotesError(f"Label file {Path(path).name} has no entry {key!r}; give key= one of "
+                                 f"{', '.join(map(str, content))}.")
         content = content[key]
     labels = np.asarray(content)
     if labels.dtype.kind not in "iu":
-        raise ClipnotesError(f"label file {Path(path).name} holds values of type {labels.dtype}; labels must be whole numbers")
+        raise ClipnotesError(f"Label file {Path(path).name} holds values of type {labels.dtype}; labels must be whole numbers.")
     return labels.astype(np.int64)
 
 
@@ -257,19 +257,19 @@ def class_rows(y, n_classes):
 
 def check_rate(rate):
     if rate is None or not 0 <= rate <= 1:
-        raise ClipnotesError(f"noise rate {rate} is out of range; it must lie between 0 and 1, such as 0.25")
+        raise ClipnotesError(f"Noise rate {rate} is out of range; it must lie between 0 and 1, such as 0.25.")
 
 
 def checked_labels(y, n_classes, where=""):
     """(int64 array [N], number of classes); ClipnotesError for labels out of range or too few classes."""
     y = torch.as_tensor(y).cpu().numpy()
     if y.ndim != 1 or not len(y) or y.dtype.kind not in "iu":
-        raise ClipnotesError(f"labels{where} have shape {list(y.shape)} and type {y.dtype}; give whole numbers [N]")
+        raise ClipnotesError(f"Labels{where} have shape {list(y.shape)} and type {y.dtype}; give whole numbers [N].")
     n_classes = int(y.max()) + 1 if n_classes is None else n_classes
     if n_classes < 2:
-        raise ClipnotesError(f"{n_classes} class, but a wrong label needs another one; give two or more")
+        raise ClipnotesError(f"{n_classes} class, but a wrong label needs another one; give two or more.")
     if y.min() < 0 or y.max() >= n_classes:
         bad = y.min() if y.min() < 0 else y.max()
-        raise ClipnotesError(f"label {bad}{where} is out of range; labels must be 0 to {n_classes - 1}, as there are "
-                             f"{n_classes} classes")
+        raise ClipnotesError(f"Label {bad}{where} is out of range; labels must be 0 to {n_classes - 1}, as there are "
+                             f"{n_classes} classes.")
     return y.astype(np.int64), n_classes

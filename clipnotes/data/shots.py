@@ -19,7 +19,7 @@ def write_few_shot(path, task):
     """Write the training and validation images of a task as an index file; only where they are image files."""
     if isinstance(task.train.images, np.ndarray):
         raise ClipnotesError(f"{task.name} has its images in memory, not in files that an index could name; draw its shots "
-                             "again from their seed")
+                             "again from their seed.")
     content = {split: [{"impath": Path(image).as_posix(), "label": label, "classname": task.classnames[label]}
                        for image, label in zip(part.images, part.labels.tolist(), strict=True)]
                for split, part in (("train", task.train), ("val", task.val))}
@@ -31,15 +31,15 @@ def read_few_shot(path):
     """{"train": [(image path, label), ...], "val": [...]} of an index file; ClipnotesError for a file of another form."""
     path = Path(path)
     if not path.is_file():
-        raise ClipnotesError(f"few-shot file {path} does not exist; check the path, or write one with write_few_shot")
+        raise ClipnotesError(f"Few-shot file {path} does not exist; check the path, or write one with write_few_shot.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         lists = {split: content.get(split, []) for split in ("train", "val")}
         lists = {split: rows["data"] if isinstance(rows, dict) else rows for split, rows in lists.items()}
         return {split: [(str(row["impath"]), int(row["label"])) for row in rows] for split, rows in lists.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ClipnotesError(f"few-shot file {path} cannot be read ({error!r}); it must hold lists train and val of "
-                             "{impath, label, classname}") from error
+        raise ClipnotesError(f"Few-shot file {path} cannot be read ({error!r}); it must hold lists train and val of "
+                             "{impath, label, classname}.") from error
 
 
 def use_few_shot(task, path):
@@ -51,7 +51,7 @@ def use_few_shot(task, path):
     """
     lists = read_few_shot(path)
     if not lists["train"]:
-        raise ClipnotesError(f"few-shot file {path} lists no training images; give one that does")
+        raise ClipnotesError(f"Few-shot file {path} lists no training images; give one that does.")
     splits = {split: getattr(task, split).take(find_rows(task, split, images, path))
               for split, images in lists.items() if images}
     shots = int(splits["train"].labels.bincount().max())
@@ -68,13 +68,13 @@ def find_rows(task, split, images, path):
     for image, label in images:
         parts = PurePosixPath(image).parts
         if parts[-2:] not in known:
-            raise ClipnotesError(f"image {image} of few-shot file {path} is not in the {split} split of {task.name} "
-                                 f"({task.split_source}); the draw belongs to another data set or was made from another split")
+            raise ClipnotesError(f"Image {image} of few-shot file {path} is not in the {split} split of {task.name} "
+                                 f"({task.split_source}); the draw belongs to another data set or was made from another split.")
         row = max(known[parts[-2:]], key=lambda place: common_end(place[0], parts))[1]  # noqa: B023
         true = int(part.labels[row])
         if label != true:
-            raise ClipnotesError(f"image {image} has label {label} in few-shot file {path}, but {true} "
-                                 f"({task.classnames[true]}) in {task.name}; the file has another order of classes")
+            raise ClipnotesError(f"Image {image} has label {label} in few-shot file {path}, but {true} "
+                                 f"({task.classnames[true]}) in {task.name}; the file has another order of classes.")
         rows.append(row)
     return rows
 

@@ -45,9 +45,9 @@ def found_folder(manifest, data_root):
     """The image folder; ClipnotesError where it is missing."""
     folder = manifest.image_folder(data_root)
     if folder is None:
-        raise ClipnotesError(f"images of data set {manifest.name} are missing: there is no folder "
+        raise ClipnotesError(f"Images of data set {manifest.name} are missing: there is no folder "
                              f"{' or '.join(map(str, manifest.folders('images', data_root)))} with its content; "
-                             f"{manifest.obtain or 'put them there, or set data_root to where the data lie'}")
+                             f"{manifest.remedy}.")
     return folder
 
 
@@ -59,12 +59,12 @@ def checked_listing(read, manifest, folder, data_root):
         raise
     except (OSError, RuntimeError, ValueError, LookupError) as error:  # of torchvision, scipy and our own readers
         either = f"put its split file {Path(manifest.source['file']).name} there, or " if "file" in manifest.source else ""
-        raise ClipnotesError(f"the lists of data set {manifest.name} that belong to {folder} are missing or damaged "
-                             f"({error}); {either}get it again: {manifest.obtain}") from error
+        raise ClipnotesError(f"The lists of data set {manifest.name} that belong to {folder} are missing or damaged "
+                             f"({error}); {either}get it again: {manifest.remedy}.") from error
     found = listing.classnames
     if found is not None and len(found) != manifest.n_classes:
         raise ClipnotesError(f"{folder} has {len(found)} classes, but the manifest of {manifest.name} says "
-                             f"{manifest.n_classes}; the copy is incomplete or another version, get it again")
+                             f"{manifest.n_classes}; the copy is incomplete or another version, get it again.")
     return listing
 
 

@@ -42,16 +42,16 @@ def load_rows(manifest: Manifest, data_root: str | Path) -> tuple[Path, Rows]:
     """(path of the file, its rows with / in the image paths); ClipnotesError where it is missing or of another form."""
     path = Path(data_root) / manifest.source["file"]
     if not path.is_file():
-        raise ClipnotesError(f"split file {path} of data set {manifest.name} is missing; "
-                             f"{manifest.obtain or 'put it there, or set data_root to where the data lie'}")
-    content = read_json(path, f"split file {path.name}")
+        raise ClipnotesError(f"Split file {path} of data set {manifest.name} is missing; "
+                             f"{manifest.remedy}.")
+    content = read_json(path, f"Split file {path.name}")
     form = "it must hold lists train, val and test of [image path, label, class name], labels as whole numbers from 0"
     if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
-        raise ClipnotesError(f"split file {path} is not a CoOp split; {form}")
+        raise ClipnotesError(f"Split file {path} is not a CoOp split; {form}.")
     for split in SPLITS:
         for row in content[split]:
             if not is_row(row):
-                raise ClipnotesError(f"split file {path} has the row {shown(row)} in {split}; {form}")
+                raise ClipnotesError(f"Split file {path} has the row {shown(row)} in {split}; {form}.")
     return path, {split: [(image.replace("\\", "/"), label, name) for image, label, name in content[split]] for split in SPLITS}
 
 
@@ -71,14 +71,14 @@ def labels_out_of_range(rows, manifest, path):
         first = next((label for label in range(len(named)) if label not in named), None)
         if first is not None:
             start = " (do they count from 1?)" if first == 0 else ""
-            yield (f"split file {path} has labels up to {max(named)}, but none {first}{start}; labels must be 0, 1, 2 ... "
-                   "without gaps")
+            yield (f"Split file {path} has labels up to {max(named)}, but none {first}{start}; labels must be 0, 1, 2 ... "
+                   "without gaps.")
     n_classes = 1 + max(named, default=0) if manifest.n_classes == "any" else manifest.n_classes
     for split, part in rows.items():
         for image, label, _ in part:
             if not 0 <= label < n_classes:
-                yield (f"label {label} of {image} ({split}) in {path} is out of range; {manifest.name} has {n_classes} "
-                       f"classes, labels 0 to {n_classes - 1}")
+                yield (f"Label {label} of {image} ({split}) in {path} is out of range; {manifest.name} has {n_classes} "
+                       f"classes, labels 0 to {n_classes - 1}.")
                 return
 
 
@@ -87,15 +87,15 @@ def mixed_names(rows, path):
     for label, names in named.items():
         if len(names) > 1:
             some = " and ".join(map(repr, sorted(names)[:3]))
-            yield f"split file {path} gives label {label} the names {some}; one of them is wrong"
+            yield f"Split file {path} gives label {label} the names {some}; one of them is wrong."
     owners = defaultdict(list)
     for label, names in named.items():
         owners[bare(min(names))].append(label)
     for labels in owners.values():
         if len(labels) > 1:
             some = " and ".join(map(str, labels[:3]))
-            yield (f"split file {path} gives labels {some} the same name {min(named[labels[0]])!r}; classes must have "
-                   "different names")
+            yield (f"Split file {path} gives labels {some} the same name {min(named[labels[0]])!r}; classes must have "
+                   "different names.")
 
 
 def misplaced_images(rows, path):
@@ -103,11 +103,11 @@ def misplaced_images(rows, path):
     for split, part in rows.items():
         for image, label, _ in part:
             if image.startswith("/") or re.match("[A-Za-z]:", image) or ".." in PurePosixPath(image).parts:
-                yield (f"split file {path} has the image path {image!r} in {split}, which leads out of the image folder; "
-                       "give paths relative to it")
+                yield (f"Split file {path} has the image path {image!r} in {split}, which leads out of the image folder; "
+                       "give paths relative to it.")
                 return
             if label_of.setdefault(image, label) != label:
-                yield f"split file {path} gives image {image} the labels {label_of[image]} and {label}; one of them is wrong"
+                yield f"Split file {path} gives image {image} the labels {label_of[image]} and {label}; one of them is wrong."
                 return
 
 
@@ -117,15 +117,15 @@ def doubts(rows: Rows, manifest: Manifest, path: Path) -> list[str]:
     theirs = {label: min(names) for label, names in names_by_label(rows).items()}
     if ours and (others := [label for label, name in theirs.items() if label < len(ours) and bare(name) != bare(ours[label])]):
         label = others[0]
-        found.append(f"split file {path} names {len(others)} of {len(theirs)} classes otherwise than the manifest of "
+        found.append(f"Split file {path} names {len(others)} of {len(theirs)} classes otherwise than the manifest of "
                      f"{manifest.name}, such as label {label}: {theirs[label]!r} in place of {ours[label]!r}; the file's names "
-                     "are taken")
+                     "are taken.")
     images = {split: [image for image, *_ in part] for split, part in rows.items()}
     if both := set(images["test"]) & {*images["train"], *images["val"]}:
-        found.append(f"split file {path} has {len(both)} of {len(images['test'])} test images in train or val, too, such as "
-                     f"{min(both)}; accuracies on test are too high")
+        found.append(f"Split file {path} has {len(both)} of {len(images['test'])} test images in train or val, too, such as "
+                     f"{min(both)}; accuracies on test are too high.")
     if twice := sum(len(part) - len(set(part)) for part in images.values()):
-        found.append(f"split file {path} lists {twice} images twice within a split")
+        found.append(f"Split file {path} lists {twice} images twice within a split.")
     return found
 
 

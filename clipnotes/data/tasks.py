@@ -50,7 +50,7 @@ def load_task(name: str | Path, shots: int = 0, seed: int = 1, data_root: str | 
     for split, part in splits.items():
         if expected[split] not in ("any", len(part)):
             raise ClipnotesError(f"{manifest.name} has {len(part)} {split} images, but its manifest says "
-                                 f"{expected[split]}; the copy is incomplete or another version, get it again")
+                                 f"{expected[split]}; the copy is incomplete or another version, get it again.")
     task = Task(manifest.name, **splits, classnames=names or manifest.classnames(), templates=list(manifest.templates),
                 title=manifest.title, licence=manifest.licence, split_source=which_split(manifest, data_root))
     warn_of_equal_names(task.classnames, f"data set {task.name}")
@@ -61,7 +61,7 @@ def drawn(task: Task, shots: int, seed: int) -> Task:
     """The task with `shots` training images a class, drawn by seed."""
     if not len(task.train):
         raise ClipnotesError(f"{task.name} is for testing only and has no training images, but shots={shots} was asked "
-                             "for; use shots=0, and train on another data set")
+                             "for; use shots=0, and train on another data set.")
     chosen = few_shot(task.train.labels, shots, seed, task.classnames)
     return replace(task, train=task.train.take(chosen), shots=shots, seed=seed)
 
@@ -79,7 +79,7 @@ def few_shot(labels: Any, shots: int, seed: int, classnames: Sequence[str] | Non
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < shots:
             name = f" ({classnames[label]})" if classnames else ""
-            raise ClipnotesError(f"class {label}{name} has {len(rows)} training images, fewer than shots={shots}; "
-                                 f"ask for at most {len(rows)} shots")
+            raise ClipnotesError(f"Class {label}{name} has {len(rows)} training images, fewer than shots={shots}; "
+                                 f"ask for at most {len(rows)} shots.")
         chosen.append(rows[:shots])
     return np.concatenate(chosen)

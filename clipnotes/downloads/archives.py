@@ -40,7 +40,7 @@ def unpack(archive: str | Path, folder: str | Path, progress: bool = True, most:
     aside = folder / f".{archive.name}.unpacking"
     with refusals(folder):
         if what := stand_in(archive):
-            raise ClipnotesError(f"{archive} is {what}; remove it and fetch it again")
+            raise ClipnotesError(f"{archive} is {what}; remove it and fetch it again.")
         most = max(SMALL, GROWTH * archive.stat().st_size) if most is None else most
         shutil.rmtree(aside, ignore_errors=True)  # of a killed run
         aside.mkdir(parents=True)
@@ -72,9 +72,10 @@ def fill(unpacking: Unpacking, progress: bool) -> None:
             raise
         if isinstance(error, tarfile.ReadError) and not unpacking.entries:
             what = f" but {kind_of(archive)}" if kind_of(archive) else ""
-            raise ClipnotesError(f"{archive} is neither a zip nor a tar archive{what}; remove it and fetch it again") from error
-        raise ClipnotesError(f"archive {archive} cannot be unpacked ({error}); it is damaged: remove it and fetch it "
-                             "again") from error
+            raise ClipnotesError(f"{archive} is neither a zip nor a tar archive{what}; remove it and fetch it again."
+                                 ) from error
+        raise ClipnotesError(f"Archive {archive} cannot be unpacked ({error}); it is damaged: remove it and fetch it "
+                             "again.") from error
 
 
 def fill_from_zip(unpacking: Unpacking, progress: bool) -> None:
@@ -144,16 +145,16 @@ class Unpacking:
 
     def refused(self, name: str, why: str) -> ClipnotesError:
         shown = name if len(name) <= 80 else f"{name[:80]}..."
-        return ClipnotesError(f"archive {self.archive}: entry {shown!r} {why}, so nothing was unpacked; get the archive from a "
-                              "source that you trust")
+        return ClipnotesError(f"Archive {self.archive}: entry {shown!r} {why}, so nothing was unpacked; get the archive from a "
+                              "source that you trust.")
 
     def check_total(self, n_bytes: int) -> None:
         """ClipnotesError where the content is larger than it may be."""
         if n_bytes > self.most:
             size = self.archive.stat().st_size
-            raise ClipnotesError(f"archive {self.archive} of {size / 1e6:,.1f} MB would become more than {self.most / 1e6:,.1f}"
+            raise ClipnotesError(f"Archive {self.archive} of {size / 1e6:,.1f} MB would become more than {self.most / 1e6:,.1f}"
                                  " MB, which no archive of images does, so nothing was unpacked; get it from a source that you "
-                                 "trust, or unpack it by hand")
+                                 "trust, or unpack it by hand.")
 
     def path(self, name: str) -> Path:
         """Where an entry goes, by the letters of its name alone; both kinds of slashes part folders, on any system."""
@@ -190,7 +191,7 @@ def check_way(archive: Path, source: Path, folder: Path) -> None:
                 or not entry.is_dir() and target.is_dir() and not target.is_symlink():
             kind = "a link" if target.is_symlink() else "a folder" if target.is_dir() else "a file"
             raise ClipnotesError(f"{target} is {kind} and in the way of what archive {archive} holds, so nothing was unpacked; "
-                                 "move it elsewhere")
+                                 "move it elsewhere.")
 
 
 def move_into(source: Path, folder: Path) -> None:

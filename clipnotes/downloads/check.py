@@ -26,7 +26,7 @@ def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
     problems = split_file_problems(manifest, data_root) if manifest.takes_split_file(data_root) else []
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "split file ")  # is among the problems
+            warnings.filterwarnings("ignore", "Split file ")  # is among the problems
             task = load_task(name, data_root=data_root)
     except ClipnotesError as error:
         return list(dict.fromkeys([*problems, str(error)]))
@@ -37,13 +37,13 @@ def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
         missing = set(range(len(task.classnames))) - set(part.labels.tolist())
         if len(part) and missing:
             some = ", ".join(task.classnames[c] for c in sorted(missing)[:5])
-            problems.append(f"{split}: {len(missing)} classes without an image ({some})")
+            problems.append(f"{split}: {len(missing)} classes without an image ({some}).")
         for image in progress_bar(part.images, desc=f"{task.name} {split}", leave=False, disable=None):
             try:
                 open_image(image)
             except ClipnotesError as error:
                 instead = stand_in(image) if os.path.isfile(image) and os.access(image, os.R_OK) else None
-                problems.append(f"{split}: image {image} is {instead}" if instead else f"{split}: {error}")
+                problems.append(f"{split}: Image {image} is {instead}." if instead else f"{split}: {error}")
     return problems
 
 

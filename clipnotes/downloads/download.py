@@ -39,8 +39,8 @@ def refusals(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise DownloadError(f"the disk of {path} is full; free some space and try again, which goes on where it "
-                                "was") from error
+            raise DownloadError(f"The disk of {path} is full; free some space and try again, which goes on where it "
+                                "was.") from error
         error.filename = path if error.filename is None else error.filename
         raise DownloadError(in_words(error)) from error
 
@@ -60,12 +60,12 @@ def download(url: str, path: str | Path, size: int | None = None, sha256: str | 
     """
     path = Path(path)
     if not str(url).startswith(("http://", "https://")):
-        raise ClipnotesError(f"address {str(url)!r} cannot be fetched; it must begin with http:// or https://")
+        raise ClipnotesError(f"Address {str(url)!r} cannot be fetched; it must begin with http:// or https://.")
     expected = {"size": size, "sha256": sha256, "md5": md5}
     with refusals(path.parent):
         if path.is_file():
             if problem := mismatch(path, expected):
-                raise DownloadError(f"{path} {problem}; remove it, and it is fetched again from {url}")
+                raise DownloadError(f"{path} {problem}; remove it, and it is fetched again from {url}.")
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
@@ -73,8 +73,8 @@ def download(url: str, path: str | Path, size: int | None = None, sha256: str | 
         validator_file(part).unlink(missing_ok=True)
         if problem := mismatch(part, expected):
             part.unlink()
-            raise DownloadError(f"what came from {url} {problem}; it was removed. Try again, or get {path.name} elsewhere and "
-                                f"put it at {path}")
+            raise DownloadError(f"What came from {url} {problem}; it was removed. Try again, or get {path.name} elsewhere and "
+                                f"put it at {path}.")
         os.replace(part, path)
     return path
 
@@ -92,15 +92,15 @@ def receive_all(url: str, part: Path, expected: dict, room: float, attempts: int
             if failures >= attempts:
                 if isinstance(error, Astray):
                     raise DownloadError(f"{url} cannot be fetched ({error}, {attempts} attempts); get the file elsewhere and "
-                                        f"put it at {path}") from error
+                                        f"put it at {path}.") from error
                 reason = str(error) if isinstance(error, ServerBusy) else type(error).__name__
                 raise UnreachableError(f"{url} cannot be fetched ({reason}, {attempts} attempts); check the network and try "
-                                       f"again, or fetch the file elsewhere and put it at {path}") from error
+                                       f"again, or fetch the file elsewhere and put it at {path}.") from error
             time.sleep(PAUSE * 2 ** (failures - 1))
         except ClipnotesError:
             raise
         except (requests.RequestException, ValueError) as error:  # a malformed address, endless redirects
-            raise DownloadError(f"{url} cannot be fetched ({error}); fetch the file by hand and put it at {path}") from error
+            raise DownloadError(f"{url} cannot be fetched ({error}); fetch the file by hand and put it at {path}.") from error
 
 
 class ServerBusy(Exception):
@@ -127,7 +127,7 @@ def receive(url: str, part: Path, expected: dict, room: float, progress: bool) -
             raise ServerBusy(status)
         if not response.ok:
             raise DownloadError(f"{url} cannot be fetched ({status}); the file may have moved. Get it elsewhere and put it at "
-                                f"{path}")
+                                f"{path}.")
         try:
             start, total = announced(response, start, known)
         except Astray:
@@ -175,17 +175,17 @@ def check_announced(response: requests.Response, url: str, path: Path, total: in
     """DownloadError for an answer of another size than expected, one whose end nothing tells, and one packed on the way."""
     if expected["size"] and total not in (None, expected["size"]):
         raise DownloadError(f"{url} has {total} bytes, but {expected['size']} were expected; the file has changed. Get the "
-                            f"right one elsewhere and put it at {path}")
+                            f"right one elsewhere and put it at {path}.")
     chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
     if total is None and not chunked and not any(expected.values()):
         raise DownloadError(f"{url} does not say how long it is, so that a part of it would pass for the whole; get the file "
-                            f"elsewhere and put it at {path}")
+                            f"elsewhere and put it at {path}.")
     packing = response.headers.get("Content-Encoding", "identity").lower()
     if packing == "identity":
         return
     if packing.removeprefix("x-") != "gzip" or path.suffix not in (".gz", ".tgz"):
         raise DownloadError(f"{url} comes packed as {packing}, though it was asked for as it is; get the file elsewhere and "
-                            f"put it at {path}")
+                            f"put it at {path}.")
     response.raw.headers.pop("Content-Encoding")  # it names the file's own packing, which must stay
 
 
@@ -239,4 +239,4 @@ def check_room(folder: Path, needed: float, what: object) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DownloadError(f"{what} needs {needed / 1e9:.1f} GB in {folder}, but only {free / 1e9:.1f} GB are free; "
-                            "free some space or choose another folder")
+                            "free some space or choose another folder.")

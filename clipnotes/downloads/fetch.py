@@ -23,7 +23,7 @@ def fetch(name: str, data_root: str | Path = "data", report: Callable[[str], obj
     something failed or steps for a person remain.
     """
     manifest, data_root = load_manifest(name), Path(data_root)
-    by_hand = manifest.manual or manifest.obtain or f"see {manifest.homepage or manifest.path}"
+    by_hand = (manifest.manual or manifest.obtain or f"see {manifest.homepage or manifest.path}").rstrip(".")
     begun = data_root / f".{manifest.name}.fetching"
     here = manifest.status(data_root) != "missing" and not begun.is_file()
     archives = [archive for archive in manifest.archives
@@ -33,7 +33,7 @@ def fetch(name: str, data_root: str | Path = "data", report: Callable[[str], obj
         report(f"{manifest.name} is {where}; nothing to fetch.")
         return
     if not (manifest.torchvision or manifest.archives):
-        raise ClipnotesError(f"{manifest.name} cannot be fetched by a command: {by_hand}")
+        raise ClipnotesError(f"{manifest.name} cannot be fetched by a command: {by_hand}.")
     with refusals(data_root), lock(data_root / manifest.name):
         if not here:
             begun.touch()
@@ -43,7 +43,7 @@ def fetch(name: str, data_root: str | Path = "data", report: Callable[[str], obj
             fetch_archive(archive, data_root, report, progress)
         begun.unlink(missing_ok=True)
     if manifest.status(data_root) == "missing":
-        raise DownloadError(f"{manifest.name} is not complete yet, this remains to do by hand: {by_hand}")
+        raise DownloadError(f"{manifest.name} is not complete yet, this remains to do by hand: {by_hand}.")
     report(f"{manifest.name} is here; `clipnotes data check {name}` opens every image of it.")
     if manifest.manual:
         report(f"By hand: {manifest.manual}")
@@ -60,8 +60,8 @@ def fetch_torchvision(spec: dict, data_root: Path, by_hand: str, report: Callabl
     try:
         getattr(datasets, spec["class"])(root=str(root), download=True, **spec.get("args", {}))
     except Exception as error:  # each of its downloads has errors of its own
-        raise DownloadError(f"torchvision could not get {spec['class']} ({error}); try again, or do it by hand: "
-                            f"{by_hand}") from error
+        raise DownloadError(f"Torchvision could not get {spec['class']} ({error}); try again, or do it by hand: "
+                            f"{by_hand}.") from error
 
 
 def fetch_archive(archive: dict, data_root: Path, report: Callable[[str], object] = print, progress: bool = True) -> None:

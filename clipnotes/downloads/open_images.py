@@ -38,7 +38,7 @@ def build_subset(images_csv: str | Path, labels_csv: str | Path, classes_csv: st
     Problems are sentences; an empty list means that every class has all its images.
     """
     if n_classes < 1 or per_class < 1:
-        raise ClipnotesError(f"{n_classes} classes of {per_class} images were asked for; both numbers must be 1 or more")
+        raise ClipnotesError(f"{n_classes} classes of {per_class} images were asked for; both numbers must be 1 or more.")
     out, wanted = named_folder(out), per_class + max(1, per_class // 10)
     candidates = draw_candidates(images_csv, labels_csv, classes_csv, n_classes, wanted, seed, exclude, out.parent,
                                  report, progress)
@@ -70,26 +70,26 @@ def rebuild_subset(list_csv: str | Path, out: str | Path, images_csv: str | Path
         rows = pd.read_csv(list_csv, dtype=str, usecols=lambda column: column in LIST)
     if missing := {"ImageID", "DisplayName"} - set(rows):
         raise ClipnotesError(f"{list_csv} has no column {' and no '.join(sorted(missing))}; a list of images needs both "
-                             "ImageID and DisplayName")
+                             "ImageID and DisplayName.")
     if (empty := rows[["ImageID", "DisplayName"]].isna().any(axis=1)).any():
         raise ClipnotesError(f"{list_csv} has no ImageID or no DisplayName in {empty.sum()} rows, the first of which is row "
-                             f"{empty.argmax() + 1}; fill them in or remove them")
+                             f"{empty.argmax() + 1}; fill them in or remove them.")
     image_numbers(rows["ImageID"])  # an error for ids that are none
     rows = rows.assign(ImageID=rows["ImageID"].str.lower()).drop_duplicates()
     if (twice := rows["ImageID"][rows["ImageID"].duplicated()]).size:
         raise ClipnotesError(f"{list_csv} names {len(twice)} images twice with different classes, splits or addresses, such as "
-                             f"{twice.iloc[0]}; keep one row of each")
+                             f"{twice.iloc[0]}; keep one row of each.")
     problems = []
     if "URL" not in rows:
         if images_csv is None:
-            raise ClipnotesError(f"{list_csv} has no column URL; give Open Images' file of image addresses, too (images_csv)")
+            raise ClipnotesError(f"{list_csv} has no column URL; give Open Images' file of image addresses, too (images_csv).")
         found = with_details(rows, images_csv, progress)
         problems = [f"{name}: not in {images_csv}" for name in rows["ImageID"][~rows["ImageID"].isin(found["ImageID"])]]
         rows = found
     if "Split" not in rows:
         rows["Split"] = "train"
     if wrong := set(rows["Split"]) - set(SPLITS):
-        raise ClipnotesError(f"{list_csv} has the split {sorted(map(str, wrong))[0]!r}; splits are {', '.join(SPLITS)}")
+        raise ClipnotesError(f"{list_csv} has the split {sorted(map(str, wrong))[0]!r}; splits are {', '.join(SPLITS)}.")
     with refusals(out), lock(out):
         got, failed = fetch_images(rows, Counter(rows["DisplayName"]), out, progress)
         write_subset(got, out, f"Rebuilt from the list {Path(list_csv).name}.", report)
@@ -100,7 +100,7 @@ def named_folder(out: str | Path) -> Path:
     """The folder to make, absolute; its name becomes part of the manifest. ClipnotesError for the root of the file system."""
     folder = Path(os.path.abspath(out))
     if not folder.name:
-        raise ClipnotesError(f"out = {folder} is no folder that can be made; name a new one below it")
+        raise ClipnotesError(f"out = {folder} is no folder that can be made; name a new one below it.")
     return folder
 
 
@@ -131,7 +131,7 @@ def fetch_images(candidates: pd.DataFrame, wanted: dict[str, int], out: Path,
             pool.shutdown(cancel_futures=True)  # else leaving the block would wait for all that are queued
             raise
     if not got:
-        raise DownloadError(f"none of {len(candidates)} images could be had; are the addresses right? {failed[0]}")
+        raise DownloadError(f"None of {len(candidates)} images could be had; are the addresses right? {failed[0]}.")
     order = {image: i for i, image in enumerate(candidates["ImageID"])}
     return pd.DataFrame(sorted(got, key=lambda row: order[row["ImageID"]])), failed
 
@@ -149,10 +149,10 @@ def try_image(row: dict, out: Path) -> str | ClipnotesError:
                 fetched = download(row["URL"], path.with_suffix(".new"), **expected, attempts=3, progress=False)
                 if problem := jpeg_problem(fetched):
                     fetched.unlink()
-                    raise DownloadError(f"{row['URL']} is not a whole JPEG image ({problem})")
+                    raise DownloadError(f"{row['URL']} is not a whole JPEG image ({problem}).")
                 os.replace(fetched, path)
             elif problem := mismatch(path, expected):
-                raise DownloadError(f"{path} {problem}; remove it, and it is fetched again")
+                raise DownloadError(f"{path} {problem}; remove it, and it is fetched again.")
             return hashlib.sha256(path.read_bytes()).hexdigest()
     except ClipnotesError as error:
         return error

@@ -40,7 +40,7 @@ def draw_candidates(images_csv: str | Path, labels_csv: str | Path, classes_csv:
     able = sorted(name for name, code in codes.items() if counts[code] >= wanted)
     if len(able) < n_classes:
         raise ClipnotesError(f"{n_classes} classes of {wanted} images (training and validation) were asked for, but only "
-                             f"{len(able)} classes have as many with a single label; ask for fewer classes or images")
+                             f"{len(able)} classes have as many with a single label; ask for fewer classes or images.")
     rng = np.random.default_rng(seed)
     drawn = sorted(able[i] for i in rng.permutation(len(able))[:n_classes])
     pools = [(name, rng.permutation(images[labels == codes[name]])[:POOL * wanted]) for name in drawn]
@@ -56,10 +56,10 @@ def class_names(classes_csv: str | Path) -> pd.Series:
     table = table[table["LabelName"].str.startswith("/")]  # not the header, which the older files lack
     names = table.drop_duplicates().set_index("LabelName")["DisplayName"].str.strip()
     if names.empty:
-        raise ClipnotesError(f"{classes_csv} has no class; give Open Images' class-descriptions.csv (LabelName,DisplayName)")
+        raise ClipnotesError(f"{classes_csv} has no class; give Open Images' class-descriptions.csv (LabelName,DisplayName).")
     if (twice := names.index[names.index.duplicated()]).size:
         raise ClipnotesError(f"{classes_csv} names label {twice[0]} twice, as {' and '.join(map(repr, names[twice[0]]))}; "
-                             "keep one")
+                             "keep one.")
     return names[~names.str.casefold().duplicated(keep=False) & (names != "")]
 
 
@@ -96,7 +96,7 @@ def single_labels(labels_csv: str | Path, progress: bool = True) -> tuple[np.nda
     images, labels = np.concatenate(images), np.concatenate(labels)
     if not len(images):
         raise ClipnotesError(f"{labels_csv} has no label of confidence 1; give the labels verified by people, such as "
-                             "oidv7-train-annotations-human-imagelabels.csv")
+                             "oidv7-train-annotations-human-imagelabels.csv.")
     order = np.argsort(images)
     images, labels = images[order], labels[order]
     starts = np.flatnonzero(np.r_[True, images[1:] != images[:-1]])
@@ -128,8 +128,8 @@ def image_numbers(ids: pd.Series) -> np.ndarray:
         return np.frombuffer(bytes.fromhex("".join(ids)), ">u8").reshape(len(ids)).astype(np.uint64)
     except ValueError as error:
         wrong = next(each for each in ids if not re.fullmatch("[0-9A-Fa-f]{16}", str(each)))
-        raise ClipnotesError(f"image id {wrong!r} in an Open Images file is not one; ids have 16 hex digits, such as "
-                             "000060e3121c7305") from error
+        raise ClipnotesError(f"Image id {wrong!r} in an Open Images file is not one; ids have 16 hex digits, such as "
+                             "000060e3121c7305.") from error
 
 
 def read_pieces(path: str | Path, columns: dict, progress: bool = True) -> Iterator[pd.DataFrame]:
@@ -144,7 +144,7 @@ def reading(path: str | Path) -> Iterator[None]:
     """ClipnotesError for a missing CSV file, and for one that is damaged or lacks columns."""
     if not Path(path).is_file():
         raise ClipnotesError(f"Open Images file {path} does not exist; get it from "
-                             "https://storage.googleapis.com/openimages/web/download_v7.html")
+                             "https://storage.googleapis.com/openimages/web/download_v7.html.")
     try:
         if instead := stand_in(path):
             raise ValueError(f"it is {instead}")
@@ -153,4 +153,4 @@ def reading(path: str | Path) -> Iterator[None]:
         raise
     except (ValueError, EOFError, OSError, OverflowError, MemoryError) as error:  # pandas' own errors are of the first kind
         reason = " ".join(str(error).split())
-        raise ClipnotesError(f"{path} cannot be read as this file of Open Images ({reason}); give the official one") from error
+        raise ClipnotesError(f"{path} cannot be read as this file of Open Images ({reason}); give the official one.") from error

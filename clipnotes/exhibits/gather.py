@@ -151,8 +151,8 @@ def _read(file):
     except ClipnotesError:
         raise
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        message = f"{file} cannot be read as a table ({_first_line(error)}): make it anew with clipnotes gather."
-        raise ClipnotesError(message) from None
+        raise ClipnotesError(f"{file} cannot be read as a table ({_first_line(error)}): make it anew with clipnotes gather."
+                             ) from None
     return table
 
 

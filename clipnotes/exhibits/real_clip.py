@@ -19,8 +19,8 @@ def read(name: str) -> pd.DataFrame:
     """The table real_clip/NAME.csv; ClipnotesError for a name that there is not."""
     path = manifests_dir() / "papers" / "real_clip" / f"{name}.csv"
     if not path.is_file():
-        raise ClipnotesError(f"table {name!r} of real CLIP is unknown; there are: "
-                             f"{', '.join(sorted(file.stem for file in path.parent.glob('*.csv')))}")
+        raise ClipnotesError(f"Table {name!r} of real CLIP is unknown; there are: "
+                             f"{', '.join(sorted(file.stem for file in path.parent.glob('*.csv')))}.")
     return pd.read_csv(path)
 
 
@@ -33,7 +33,7 @@ def overlap_of(dataset: str, features: str = "original") -> Overlap:
                      for table in (read("overlap"), read("histograms")))
     if not len(areas):
         raise ClipnotesError(f"{features!r} features of {dataset!r} are not among the tables of real CLIP; there are "
-                             f"{', '.join(TITLES)} and {', '.join(read('overlap')['features'].unique())}")
+                             f"{', '.join(TITLES)} and {', '.join(read('overlap')['features'].unique())}.")
     edges, found = np.linspace(-1, 1, 201), areas.iloc[0]
     shares = np.zeros((2, len(edges) - 1))
     for share, kind in zip(shares, ("paired", "unpaired"), strict=True):

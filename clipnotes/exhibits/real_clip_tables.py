@@ -55,7 +55,7 @@ class RealClip:
         generic = [name for name in banks if name not in self.names]
         if not self.names or not generic:
             raise ClipnotesError(f"{self.folder} holds {len(self.names)} feature files with test images and {len(generic)} "
-                                 "without; give one of each or more, the latter as the images that corrections learn from")
+                                 "without; give one of each or more, the latter as the images that corrections learn from.")
         self.sets = StoredSets(self.folder, generic)
         self.checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 

@@ -27,7 +27,7 @@ class Method(BaseEstimator):
     def fitted(self, name: str) -> Any:
         """The learnt value `name`; ClipnotesError before `fit`."""
         if not hasattr(self, name):
-            raise ClipnotesError(f"this {type(self).__name__} has learnt nothing yet; call fit first")
+            raise ClipnotesError(f"This {type(self).__name__} has learnt nothing yet; call fit first.")
         return getattr(self, name)
 
     def __sklearn_clone__(self) -> Self:

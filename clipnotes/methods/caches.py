@@ -55,7 +55,7 @@ class TipAdapter(Classifier):
         self.affinity_keys_ = unit_features(affinity_keys, "affinity_keys") if self.corrected_ else self.keys_
         if len(self.affinity_keys_) != len(self.keys_):
             raise ClipnotesError(f"{len(self.affinity_keys_)} affinity_keys for {len(self.keys_)} keys; "
-                                 "give both for the same images in the same order")
+                                 "give both for the same images in the same order.")
         self.affinity_width_ = self.affinity_keys_.shape[1]  # APE then keeps only some of it
         self.alpha_, self.beta_, self.gamma_ = self.alpha, self.beta, self.gamma
         return self
@@ -63,7 +63,7 @@ class TipAdapter(Classifier):
     def no_text(self, labels: Any) -> torch.Tensor:
         """Stands for the text features: zeros [C, d], C that of soft labels or one more than the largest label."""
         if self.needs_text:
-            raise ClipnotesError(f"{type(self).__name__} compares images with class texts, but has none; give text [C, d]")
+            raise ClipnotesError(f"{type(self).__name__} compares images with class texts, but has none; give text [C, d].")
         labels = as_tensor(labels, "labels")
         C = labels.shape[1] if labels.ndim == 2 else 1 + int(class_labels(labels, "labels", len(self.keys_)).max())
         return self.keys_.new_zeros(C, self.keys_.shape[1])
@@ -115,12 +115,12 @@ class TipAdapter(Classifier):
         """Unit features for the zero-shot term and for the affinity."""
         self.fitted("labels_")
         if self.corrected_ != (affinity_x is not None):
-            raise ClipnotesError("the cache was fitted with affinity_keys, but affinity_x is missing; give it" if
-                                 self.corrected_ else "affinity_x was given to a cache without affinity_keys; drop it")
+            raise ClipnotesError("The cache was fitted with affinity_keys, but affinity_x is missing; give it." if
+                                 self.corrected_ else "affinity_x was given to a cache without affinity_keys; drop it.")
         x = unit_features(x, "x", self.text_.shape[1])
         affinity_x = unit_features(affinity_x, "affinity_x", self.affinity_width_) if self.corrected_ else x
         if len(affinity_x) != len(x):
-            raise ClipnotesError(f"{len(affinity_x)} rows of affinity_x for {len(x)} rows of x; give the same images")
+            raise ClipnotesError(f"{len(affinity_x)} rows of affinity_x for {len(x)} rows of x; give the same images.")
         return x, affinity_x
 
     def fixed_terms(self, x: torch.Tensor, affinity_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,7 +177,7 @@ class TipX(TipAdapter):
         """As `TipAdapter.search`; exact: gamma from a set and then, at the best beta, both swept exactly in turns."""
         if self.compat and len(val_y) < 100:
             raise ClipnotesError(f'{len(val_y)} validation rows with compat="reference", but the published codes fill '
-                                 "only full hundreds of rows; give 100 or more, or compat=None")
+                                 "only full hundreds of rows; give 100 or more, or compat=None.")
         self.stale_range_ = None
         return super().search(val_x, val_y, affinity_x, grid, betas, gammas)
 
@@ -250,13 +250,13 @@ def class_values(labels: Any, n: int, n_classes: int) -> torch.Tensor:
     if values.ndim != 2:
         return class_labels(labels, "labels", n, n_classes)
     if values.shape != (n, n_classes):
-        raise ClipnotesError(f"soft labels have shape {list(values.shape)}, but {n} keys of {n_classes} classes need "
-                             f"[{n}, {n_classes}]")
+        raise ClipnotesError(f"Soft labels have shape {list(values.shape)}, but {n} keys of {n_classes} classes need "
+                             f"[{n}, {n_classes}].")
     values = values if values.dtype == torch.float64 else values.float()
     wrong = ~((values >= 0).all(1) & ((values.sum(1) - 1).abs() < 1e-3))
     if wrong.any():
         raise ClipnotesError(f"{wrong.sum()} rows of soft labels are no distribution over the classes; make them 0 or more and "
-                             "their sum 1")
+                             "their sum 1.")
     return values
 
 

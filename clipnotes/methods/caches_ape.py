@@ -55,7 +55,7 @@ class APE(TipAdapter):
             self.affinity_channels_ = top_channels(criterion, self.n_channels)
         elif self.affinity_width_ != text.shape[1]:
             raise ClipnotesError(f'affinity_keys of size d = {self.affinity_width_} with affinity_channels="same", but '
-                                 f'keys have d = {text.shape[1]}; use affinity_channels="own"')
+                                 f'keys have d = {text.shape[1]}; use affinity_channels="own".')
         self.affinity_keys_ = reduced(self.affinity_keys_, self.affinity_channels_)
         return self
 
@@ -78,7 +78,7 @@ def channel_criterion(members: torch.Tensor, classes: torch.Tensor, text: torch.
     of n_c members, ((sum t_c)^2 - sum t_c^2) / (n^2 - sum n_c^2). Soft classes [n, C] count in parts.
     """
     if len(text) < 2:
-        raise ClipnotesError(f"{len(text)} class, but APE compares channels between classes; give two or more")
+        raise ClipnotesError(f"{len(text)} class, but APE compares channels between classes; give two or more.")
     sums, counts = class_sums(members, classes, len(text)), class_counts(classes, len(text))
     mean_product = (sums.sum(0) ** 2 - (sums**2).sum(0)) / (len(members) ** 2 - (counts**2).sum())
     return -weights[0] * mean_product + weights[1] * text.var(0)
@@ -93,5 +93,5 @@ def top_channels(criterion: torch.Tensor, n_channels: int | None = None) -> torc
     """Indices of the channels with the largest criterion, in descending order."""
     n_channels = n_channels or round(0.65 * len(criterion))
     if n_channels > len(criterion):
-        raise ClipnotesError(f"n_channels = {n_channels} is out of range; features have {len(criterion)} channels")
+        raise ClipnotesError(f"n_channels = {n_channels} is out of range; features have {len(criterion)} channels.")
     return criterion.topk(n_channels).indices

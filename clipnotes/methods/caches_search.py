@@ -43,7 +43,7 @@ class Grid:
         for name in ("alphas", "betas", "gammas"):
             object.__setattr__(self, name, axis(name, getattr(self, name)))
         if sorted(self.order) != ["alpha", "beta", "gamma"]:
-            raise ClipnotesError(f'order = {self.order} must name each of "alpha", "beta" and "gamma" once')
+            raise ClipnotesError(f'order = {self.order} must name each of "alpha", "beta" and "gamma" once.')
 
 
 def axis(name: str, values: Iterable[float]) -> tuple[float, ...]:
@@ -78,11 +78,11 @@ GRIDS = {
 def named_grid(grid: Grid | str, betas: Iterable[float] | None, gammas: Iterable[float] | None) -> Grid:
     """The `Grid` of that name, or the one given."""
     if betas is not None or gammas is not None:
-        raise ClipnotesError("betas and gammas were given beside grid; put them into a Grid, or leave grid out")
+        raise ClipnotesError("Betas and gammas were given beside grid; put them into a Grid, or leave grid out.")
     if isinstance(grid, Grid):
         return grid
     if grid not in GRIDS:
-        raise ClipnotesError(f"grid {grid!r} is unknown; it must be a Grid or one of {', '.join(GRIDS)}")
+        raise ClipnotesError(f"Grid {grid!r} is unknown; it must be a Grid or one of {', '.join(GRIDS)}.")
     return GRIDS[grid]
 
 
@@ -112,7 +112,7 @@ def best_over_alpha(model: TipAdapter, x: torch.Tensor, y: torch.Tensor, affinit
                     betas: Iterable[float] | None = None, gammas: Iterable[float] | None = None) -> Found:
     """The best alpha in [0, inf) for every beta and gamma, and the best of all; ties as in `TipAdapter.search`."""
     if gammas is not None and not model.has_gamma:
-        raise ClipnotesError(f"gammas were given, but {type(model).__name__} has no gamma; leave them out")
+        raise ClipnotesError(f"Gammas were given, but {type(model).__name__} has no gamma; leave them out.")
     grid = Grid(PLOT_ALPHAS, sorted(BETAS if betas is None else betas),
                 sorted(model.default_gammas if gammas is None else gammas))
     betas, gammas = grid.betas, grid.gammas

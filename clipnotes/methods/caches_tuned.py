@@ -40,7 +40,7 @@ class TipAdapterF(TipAdapter):
         affinity_x = views(affinity_keys, "affinity_keys") if self.corrected_ else x
         if len(x) != len(affinity_x):
             raise ClipnotesError(f"{len(affinity_x)} images and views of affinity_keys for {len(x)} of keys; "
-                                 "give both for the same views")
+                                 "give both for the same views.")
         y = torch.cat([self.labels_] * (len(x) // len(self.labels_)))  # soft labels are targets like any other
         zero_shot = self.logit_scale * x @ self.text_.T
         tuned = self.affinity_keys_.clone().requires_grad_()  # as published not kept at unit length

@@ -63,7 +63,7 @@ class PCAProjection(Centring):
     def learn(self, centred: torch.Tensor, y: torch.Tensor | None) -> None:
         if self.n_components > centred.shape[1]:
             raise ClipnotesError(f"n_components = {self.n_components} is out of range; features have "
-                                 f"{centred.shape[1]} dimensions")
+                                 f"{centred.shape[1]} dimensions.")
         _, axes = principal_axes(centred)
         self.matrix_ = axes[:, :self.n_components].to(centred.dtype)  # [d, n_components]
 
@@ -87,7 +87,7 @@ class Whitening(Centring):
         deviation, axes = principal_axes(self.spread(centred, y))
         if self.ridge == 0 and self.power and deviation[-1] < 1e-6:
             raise ClipnotesError(f"{len(centred)} generic rows do not vary in all {len(axes)} dimensions; "
-                                 "give more of them, or a ridge above 0")
+                                 "give more of them, or a ridge above 0.")
         self.matrix_ = (axes / (deviation + self.ridge) ** self.power).to(centred.dtype)  # [d, d]
 
     def spread(self, centred: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
@@ -106,12 +106,12 @@ class WithinClassWhitening(Whitening):
 
     def spread(self, centred: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
         if y is None:
-            raise ClipnotesError("WithinClassWhitening needs the labels of the generic features; give generic_y")
+            raise ClipnotesError("WithinClassWhitening needs the labels of the generic features; give generic_y.")
         _, classes, counts = y.unique(return_inverse=True, return_counts=True)
         means = centred.new_zeros(len(counts), centred.shape[1]).index_add_(0, classes, centred) / counts[:, None]
         several = counts > 1
         if not several.any():
-            raise ClipnotesError(f"none of the {len(counts)} generic classes has two rows; give more images a class")
+            raise ClipnotesError(f"None of the {len(counts)} generic classes has two rows; give more images a class.")
         # With K rows around their own mean the spread is short by (K - 1) / K.
         scale = (counts / (counts - 1).clamp(min=1)).sqrt()
         return ((centred - means[classes]) * scale[classes][:, None])[several[classes]]
@@ -141,7 +141,7 @@ class FeatureAdapter(Centring):
 
     def learn(self, centred: torch.Tensor, y: torch.Tensor | None) -> None:
         if y is None:
-            raise ClipnotesError("FeatureAdapter needs the labels of the generic features; give generic_y")
+            raise ClipnotesError("FeatureAdapter needs the labels of the generic features; give generic_y.")
         classes, y = y.unique(return_inverse=True)
         d, random = centred.shape[1], generator(self.seed)
         down = nn.Parameter(torch.randn(d, self.width, generator=random).to(centred) / d**0.5)

@@ -137,12 +137,12 @@ class ImageEncoderFineTuning(Classifier):
         network = copy.deepcopy(self.network).requires_grad_()
         name = next((name for name in ("head", "fc") if isinstance(getattr(network, name, None), nn.Linear)), None)
         if name is None:
-            raise ClipnotesError(f"{type(network).__name__} has no linear layer called head or fc; give a network with one")
+            raise ClipnotesError(f"{type(network).__name__} has no linear layer called head or fc; give a network with one.")
         head = getattr(network, name)
         if self.head == "new":
             setattr(network, name, nn.Linear(head.in_features, self.n_classes_))
         elif head.out_features < self.n_classes_:
-            raise ClipnotesError(f'head="kept" has {head.out_features} outputs for {self.n_classes_} classes; use head="new"')
+            raise ClipnotesError(f'head="kept" has {head.out_features} outputs for {self.n_classes_} classes; use head="new".')
         return network
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
@@ -210,12 +210,12 @@ def imagenet_resnet50(path: str | Path | None = None) -> tuple[nn.Module, Callab
     weights = ResNet50_Weights.IMAGENET1K_V1
     path = Path(path or Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name)
     if not path.is_file():
-        raise ClipnotesError(f"the ImageNet weights of ResNet-50 are not at {path}; get them from {weights.url} and put "
-                             "them there, or give their path")
+        raise ClipnotesError(f"The ImageNet weights of ResNet-50 are not at {path}; get them from {weights.url} and put "
+                             "them there, or give their path.")
     network = resnet50()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch and pickle raise their own for damaged and foreign files
         raise ClipnotesError(f"{path} does not hold weights of ResNet-50 ({why_unreadable(path, error)}); get "
-                             f"{weights.url}") from error
+                             f"{weights.url}.") from error
     return network, weights.transforms()

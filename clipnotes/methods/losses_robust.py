@@ -40,8 +40,8 @@ def forward_ce(log_p: torch.Tensor, labels: torch.Tensor, transition: torch.Tens
     C = log_p.shape[-1]
     T = torch.as_tensor(transition).to(log_p)
     if T.shape != (C, C) or (T < 0).any() or ((T.sum(1) - 1).abs() > 1e-4).any():
-        raise ClipnotesError(f"transition of shape {list(T.shape)} does not fit; it must be [{C}, {C}], its rows distributions "
-                             "of the given label over true classes")
+        raise ClipnotesError(f"Transition of shape {list(T.shape)} does not fit; it must be [{C}, {C}], its rows distributions "
+                             "of the given label over true classes.")
     return -torch.logsumexp(log_p + T.log().T[labels], -1)  # [..., C]: log T_j,y + log p_j
 
 

@@ -187,10 +187,10 @@ class NoisyMeans(Classifier):
         y = class_labels(y, "y", len(x), n_classes)
         C = n_classes or 1 + int(y.max())
         if C < 2:
-            raise ClipnotesError("1 class, but a wrong label needs another one; give labels of two classes or more")
+            raise ClipnotesError("1 class, but a wrong label needs another one; give labels of two classes or more.")
         if self.rho is not None and self.rho >= 1 - 1 / C:
             raise ClipnotesError(f"rho = {self.rho} with {C} classes leaves the given label no likelier than any other; it "
-                                 f"must be below 1 - 1/{C} = {1 - 1 / C:.3g}")
+                                 f"must be below 1 - 1/{C} = {1 - 1 / C:.3g}.")
         self.estimate_ = estimate_noise(x, y, C) if self.rho is None or self.temperature is None else None
         self.rho_ = self.estimate_.rho if self.rho is None else float(self.rho)
         self.temperature_ = self.estimate_.temperature if self.temperature is None else float(self.temperature)

@@ -71,18 +71,18 @@ def fit_probes(probes: Sequence[LinearProbe], data: Sequence[tuple], n_classes: 
     """
     probes, data = list(probes), list(data)
     if not len(probes) == len(data) > 0:
-        raise ClipnotesError(f"{len(probes)} probes, but {len(data)} pairs of features and labels; give one pair a probe")
+        raise ClipnotesError(f"{len(probes)} probes, but {len(data)} pairs of features and labels; give one pair a probe.")
     for probe in probes:
         probe.check_settings()
     if len({probe.sgd for probe in probes}) > 1:
-        raise ClipnotesError("probes with different sgd settings cannot be fitted together; let only seeds, losses and starts "
-                             "differ")
+        raise ClipnotesError("Probes with different sgd settings cannot be fitted together; let only seeds, losses and starts "
+                             "differ.")
     text = None if text is None else unit_features(feature_matrix(text, "text", views=False))
     Whole(1, optional=True)(n_classes, "n_classes")
     n_classes = n_classes or (1 + max(int(class_labels(y).max()) for _, y in data) if text is None else len(text))
     if any(probe.init == "text" for probe in probes) and (text is None or len(text) != n_classes):
         raise ClipnotesError(f'init="text" needs the text features of all {n_classes} classes, but '
-                             f"{0 if text is None else len(text)} were given; give text [C, d]")
+                             f"{0 if text is None else len(text)} were given; give text [C, d].")
     width = None if text is None else text.shape[1]
     views = {id(x): unit_views(x, "x", width) for x in {id(x): x for x, _ in data}.values()}  # once for all that share x
     alike = defaultdict(list)
@@ -175,7 +175,7 @@ class LogisticProbe(Classifier):
         x = self.prepared(x)
         y = class_labels(y, "y", len(x), n_classes)
         if len(y.unique()) < 2:
-            raise ClipnotesError(f"all {len(y)} labels are {y[0]}; a logistic probe needs two classes or more")
+            raise ClipnotesError(f"All {len(y)} labels are {y[0]}; a logistic probe needs two classes or more.")
         self.n_classes_ = n_classes or 1 + int(y.max())
         self.model_ = LogisticRegression(C=self.C, max_iter=self.max_iter, random_state=0).fit(x.numpy(), y.numpy())
         return self

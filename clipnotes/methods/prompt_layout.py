@@ -53,8 +53,8 @@ class PromptLayout:
     def check_length(self, name: str, length: int) -> None:
         most = self.tower.context_length
         if length > most:
-            raise ClipnotesError(f"the prompt of class {name!r} with n_context = {self.n_context} has {length} tokens, but "
-                                 f"{self.clip.name} takes at most {most}; lower n_context to {self.n_context - length + most}")
+            raise ClipnotesError(f"The prompt of class {name!r} with n_context = {self.n_context} has {length} tokens, but "
+                                 f"{self.clip.name} takes at most {most}; lower n_context to {self.n_context - length + most}.")
 
     def untrained(self, random: torch.Generator) -> torch.Tensor:
         """Learnt rows [R, w] as training finds them: the context from N(0, 0.02^2) or a phrase, the names as they are."""

@@ -63,7 +63,7 @@ class PromptTuning(Classifier):
         super().check_settings()
         if self.learn == "classnames" and self.context == "class":
             raise ClipnotesError('context = "class" has nothing to learn with learn = "classnames", whose context is a fixed '
-                                 'phrase; choose context = "shared" or learn = "both"')
+                                 'phrase; choose context = "shared" or learn = "both".')
 
     def start(self) -> Self:
         """Take the prompts as training finds them: a classifier already, and all there is where nothing is to be learnt."""

@@ -33,7 +33,7 @@ def fit_many(models: Sequence[PromptTuning], data: Sequence[tuple], callback: Ca
     from clipnotes.progress import progress_bar
 
     if len(models) != len(data):
-        raise ClipnotesError(f"{len(models)} models, but {len(data)} pairs of features and labels; give one pair a model")
+        raise ClipnotesError(f"{len(models)} models, but {len(data)} pairs of features and labels; give one pair a model.")
     groups = {}
     for model, (x, y) in zip(models, data, strict=True):
         model.start()

@@ -44,7 +44,7 @@ class PseudoLabels:
         true_y = class_labels(true_y, "true_y")
         if len(true_y) <= self.indices.max():
             raise ClipnotesError(f"{len(true_y)} true labels, but row {self.indices.max()} was chosen; "
-                                 "give the labels of all images that were scored")
+                                 "give the labels of all images that were scored.")
         return (true_y[self.indices] == self.labels).double().mean().item()
 
 
@@ -74,10 +74,10 @@ def probabilities(scores: Any) -> torch.Tensor:
     scores = as_tensor(scores, "scores")
     scores = scores if scores.dtype == torch.float64 else scores.float()
     if scores.ndim != 2 or not scores.numel():
-        raise ClipnotesError(f"scores have shape {list(scores.shape)}; give zero-shot logits or probabilities [N, C]")
+        raise ClipnotesError(f"Scores have shape {list(scores.shape)}; give zero-shot logits or probabilities [N, C].")
     if not torch.isfinite(scores).all():
         rows = (~torch.isfinite(scores)).any(1).sum().item()
-        raise ClipnotesError(f"{rows} rows of scores hold NaN or infinite values; compute them again")
+        raise ClipnotesError(f"{rows} rows of scores hold NaN or infinite values; compute them again.")
     if (scores >= 0).all() and torch.allclose(scores.sum(1), scores.new_ones(len(scores)), atol=1e-3):
         return scores  # a second softmax would change the order of confidences
     return scores.softmax(1)
@@ -88,6 +88,6 @@ def ensemble_logits(members: Iterable[Any]) -> torch.Tensor:
     members = [torch.as_tensor(logits) for logits in members]
     shapes = {tuple(logits.shape) for logits in members}
     if len(shapes) != 1:
-        raise ClipnotesError(f"members of shapes {sorted(shapes)}; an ensemble needs logits of one shape, [N, C], from "
-                             "one model or more")
+        raise ClipnotesError(f"Members of shapes {sorted(shapes)}; an ensemble needs logits of one shape, [N, C], from "
+                             "one model or more.")
     return torch.stack(members).mean(0)

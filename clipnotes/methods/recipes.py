@@ -34,10 +34,10 @@ def sgd_config(method: str, recipe: str = "paper", **changes: Any) -> SGDConfig:
     Raises ClipnotesError for another method or recipe and for values out of range.
     """
     if recipe not in SGD_RECIPES:
-        raise ClipnotesError(f"recipe {recipe!r} is unknown; choose from {', '.join(SGD_RECIPES)}")
+        raise ClipnotesError(f"Recipe {recipe!r} is unknown; choose from {', '.join(SGD_RECIPES)}.")
     base = "Prompt Tuning" if context_length(method) is not None else method
     if base not in METHODS:
-        raise ClipnotesError(f"method {method!r} is unknown; choose from {', '.join(METHODS)} or Ctx-M, such as Ctx-4")
+        raise ClipnotesError(f"Method {method!r} is unknown; choose from {', '.join(METHODS)} or Ctx-M, such as Ctx-4.")
     return replace(SGDConfig(SGD_RECIPES[recipe]["epochs"], lr=SGD_RECIPES[recipe]["lr"][base]), **changes)
 
 
@@ -63,8 +63,8 @@ def build(method: str, clip: Clip, classnames: list[str], recipe: str = "paper",
     Raises ClipnotesError for "Image Finetuning", which starts from a network without a text side, not from a CLIP.
     """
     if method == "Image Finetuning":
-        raise ClipnotesError("method 'Image Finetuning' trains images, not the features of a CLIP; make an "
-                             "ImageEncoderFineTuning, or use fine_tuning_accuracies")
+        raise ClipnotesError("Method 'Image Finetuning' trains images, not the features of a CLIP; make an "
+                             "ImageEncoderFineTuning, or use fine_tuning_accuracies.")
     options = settings(method, recipe, **options)
     if context_length(method) is not None:
         return PromptTuning(clip, classnames, n_context=context_length(method), **options)

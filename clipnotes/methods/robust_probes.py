@@ -60,7 +60,7 @@ class RobustProbe(Classifier):
         """A function (log_p [b, C], rows [b]) -> losses [b], for these data; rows that are not believed cost nothing."""
         C = y.n_classes
         if self.answer in NEED_TEXT and zero_shot is None:
-            raise ClipnotesError(f'answer="{self.answer}" holds labels against zero-shot CLIP, but has no text; give [C, d]')
+            raise ClipnotesError(f'answer="{self.answer}" holds labels against zero-shot CLIP, but has no text; give [C, d].')
         self.rho_, self.used_ = None, 1.0
         if self.answer == "small-loss" or (self.answer == "forward" and self.transition is None):
             self.rho_ = estimate_noise(x, y.labels, C).rho if self.rho is None else self.rho
@@ -101,8 +101,8 @@ def fit_robust(probes: Sequence[RobustProbe], x: torch.Tensor, ys: Sequence, n_c
     for probe in probes:
         probe.check_settings()
         if (probe.sgd, probe.scale) != (sgd, scale):
-            raise ClipnotesError("probes with different sgd settings or scales cannot be fitted together; let only seeds and "
-                                 "answers differ")
+            raise ClipnotesError("Probes with different sgd settings or scales cannot be fitted together; let only seeds and "
+                                 "answers differ.")
     text = None if text is None else unit_features(text, "text", None if text_x is not None else x.shape[1])
     n_classes = n_classes or (1 + max(int(class_labels(y).max()) for y in ys) if text is None else len(text))
     ys = [Labels(class_labels(y, "y", len(x), n_classes), n_classes) for y in ys]

@@ -36,7 +36,7 @@ def transport(cost: torch.Tensor, epsilon: float = 0.01, rounds: int = 300, tole
     Number(0, above=True)(epsilon, "epsilon"), Whole(1)(rounds, "rounds")
     kernel = -torch.as_tensor(cost).double() / epsilon
     if kernel.ndim != 2 or not torch.isfinite(kernel).all():
-        raise ClipnotesError(f"cost of shape {list(kernel.shape)} must be finite numbers [N, C]; compute it again")
+        raise ClipnotesError(f"Cost of shape {list(kernel.shape)} must be finite numbers [N, C]; compute it again.")
     N, C = kernel.shape
     of_class = kernel.new_zeros(C)
     for _ in range(rounds):

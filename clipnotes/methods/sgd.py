@@ -100,6 +100,6 @@ def train(config: SGDConfig, seed: int, parameters: Iterable[torch.nn.Parameter]
 def check_finite(loss: float, learnt: Iterable[torch.Tensor], epoch: int, lr: float) -> None:
     """ClipnotesError where the loss of an epoch, or anything learnt by its last step, is not finite."""
     if not math.isfinite(loss):
-        raise ClipnotesError(f"the loss became {loss} in epoch {epoch} with lr = {lr}; lower lr")
+        raise ClipnotesError(f"The loss became {loss} in epoch {epoch} with lr = {lr}; lower lr.")
     if not all(torch.isfinite(tensor.detach().sum()) for tensor in learnt):
-        raise ClipnotesError(f"what is learnt became infinite or NaN in epoch {epoch} with lr = {lr}; lower lr")
+        raise ClipnotesError(f"What is learnt became infinite or NaN in epoch {epoch} with lr = {lr}; lower lr.")

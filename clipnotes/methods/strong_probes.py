@@ -34,7 +34,7 @@ class LPPlusPlus(Classifier):
         text = unit_features(text, "text", x.shape[1]).to(x)
         y = class_labels(y, "y", len(x), len(text))
         if self.compat and val is None:
-            raise ClipnotesError('compat="reference" keeps the best step on validation images; give val=(features, labels)')
+            raise ClipnotesError('compat="reference" keeps the best step on validation images; give val=(features, labels).')
         one_hot, of_text = F.one_hot(y, len(text)).to(x), x @ text.T  # [N, C] each
         means = one_hot.T @ x / one_hot.sum(0).clamp(min=1)[:, None]
         step_w = 4 * len(x) / torch.linalg.eigvalsh(x.T @ x)[-1].item()

@@ -128,13 +128,13 @@ def load(name, pretrained=None):
         shipped = f"{name}-classifier" if pretrained == "classifier" else name
         path = WEIGHTS / f"{shipped}.safetensors" if pretrained in (None, "classifier") else Path(pretrained)
         if not path.is_file():
-            raise ClipnotesError(f"the weights of {name} are missing at {path}; reinstall clipnotes, which "
-                                 f"brings them, or make them with `clipnotes pocket pretrain {name}` and give their path")
+            raise ClipnotesError(f"The weights of {name} are missing at {path}; reinstall clipnotes, which "
+                                 f"brings them, or make them with `clipnotes pocket pretrain {name}` and give their path.")
         part, prefix = (model.visual, "visual.") if pretrained == "classifier" else (model, "")
         try:
             part.load_state_dict({k.removeprefix(prefix): v.float() if v.is_floating_point() else v
                                   for k, v in load_file(path).items()})
         except (RuntimeError, SafetensorError) as error:
             raise ClipnotesError(f"{path} does not hold weights of {name} ({str(error).splitlines()[0]}); "
-                                 "name the backbone that it belongs to") from error
+                                 "name the backbone that it belongs to.") from error
     return model, preprocess, tokenizer()

@@ -113,7 +113,7 @@ def load_state(path, recipe):
     same = asdict(saved) | {"steps": recipe.steps} == asdict(recipe)
     if not same or (saved.steps != recipe.steps and state["step"] > min(saved.fall, recipe.fall)):
         raise ClipnotesError(f"{path} belongs to another recipe ({saved}); "
-                             "delete it, or give another folder, to start afresh")
+                             "delete it, or give another folder, to start afresh.")
     return state
 
 
@@ -128,7 +128,7 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
     from tqdm.auto import tqdm
 
     if model not in VISION:
-        raise ClipnotesError(f"unknown pocket model {model!r}; choose one of {', '.join(VISION)}")
+        raise ClipnotesError(f"Unknown pocket model {model!r}; choose one of {', '.join(VISION)}.")
     if objective == "labels":
         recipe = PretrainConfig(model, steps or CLASSIFIER_STEPS, seed, warmup=100, easy_until=100, hard_from=800,
                                 objective="labels")

@@ -44,9 +44,9 @@ def solutions(content: dict) -> dict[str, str]:
         if is_starter(cell):
             codes = SOLUTION.findall(before)
             if len(codes) != 1 or not STARTER.match(source):
-                raise ClipnotesError(f"exercise cell {cell['id']!r} has {len(codes)} solutions before it and begins with "
+                raise ClipnotesError(f"Exercise cell {cell['id']!r} has {len(codes)} solutions before it and begins with "
                                      f"{source.splitlines()[0] if source else ''!r}; it needs one solution, folded in the "
-                                     "Markdown cell before it, and the line `answer = ...`")
+                                     "Markdown cell before it, and the line `answer = ...`.")
             found[cell["id"]] = codes[0]
         before = source if cell["cell_type"] == "markdown" else ""
     return found
@@ -82,7 +82,7 @@ def copy_series(out: str | Path, students: bool = False) -> list[Path]:
     """
     out, home = Path(out), notebooks_dir()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ClipnotesError(f"{out} is not empty, and nothing there is overwritten; name a new folder")
+        raise ClipnotesError(f"{out} is not empty, and nothing there is overwritten; name a new folder.")
     paths = [write(out / notebook.path.name, notebook, students) for notebook in series()]
     for folder in ("presets", "grids", "sweeps", "images", "guide"):
         for path in sorted((home / folder).glob("*")):
