@@ -14,7 +14,7 @@ from docutils import nodes  # noqa: E402
 
 from clipnotes.book.build import build_book  # noqa: E402
 from clipnotes.book.extension import linked  # noqa: E402
-from clipnotes.book.sources import by_exhibit  # noqa: E402
+from clipnotes.book.sources import by_exhibit, page_source  # noqa: E402
 from clipnotes.errors import ClipnotesError  # noqa: E402
 from clipnotes.lab.explore import explorer_content  # noqa: E402
 from clipnotes.running.study import study  # noqa: E402
@@ -132,6 +132,13 @@ def test_numbers_of_notebooks_become_links():
     parts = list(linked("See notebooks 03 to 05, 07 and notebook 08; not 03.", {"03": "03_a", "05": "05_b", "08": "08_c"}))
     assert [part["reftarget"] for part in parts if not isinstance(part, nodes.Text)] == ["/03_a", "/05_b", "/08_c"]
     assert "".join(part.astext() for part in parts) == "See notebooks 03 to 05, 07 and notebook 08; not 03."
+
+
+def test_links_to_notebook_files_become_mentions(tmp_path):
+    """A file beside the notebook is none beside the page, and the book may lack it."""
+    text = "See [notebook 07](07_noisy_labels.ipynb), [the data](guide/data.md)."
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    assert page_source(notebook, {}, tmp_path).cells[0].source == "See notebook 07, [the data](guide/data.md)."
 
 
 def test_exhibits_stand_in_the_papers_order():

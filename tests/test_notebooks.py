@@ -142,7 +142,6 @@ TO_BE_CUT = {  # notebooks with cells and lines that are still too long
     "07_noisy_labels",
     "08_why_prompts_resist",
     "09_noisy_gradients",
-    "10_confusion",
     "11_without_labels",
     "12_gather",
     "13_results",

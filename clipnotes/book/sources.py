@@ -20,7 +20,8 @@ from clipnotes.series.run_folder import MARK, read_facts
 
 TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-DRAWS = re.compile(r"\brun\.(figure|explore)\(")
+DRAWS = re.compile(r"\b(run\.(figure|explore)|show_sides)\(")
+TO_NOTEBOOK = re.compile(r"\[([^\]]*)\]\(\d\d_\w+\.ipynb\)")
 
 
 def write_sources(study: Path, folder: Path) -> None:
@@ -63,6 +64,7 @@ def page_source(notebook, figures: dict[str, dict], folder: Path):
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type != "code":
+            cell.source = TO_NOTEBOOK.sub(r"\1", cell.source)  # a mention, which becomes a link where the book has the page
             continue
         tags = set(cell.metadata.get("tags", []))
         if "injected-parameters" in tags or DRAWS.search(cell.source):

@@ -41,11 +41,14 @@ def doubling_axis(ax, values):
     ax.minorticks_off()
 
 
-def image_grid(rows, labels, titles=None, width=7.0, figure=None):
+def image_grid(rows, labels, titles=None, width=7.0, figure=None, wrap=None):
     """A figure of pictures in rows: `rows` a list of arrays [C, H, W, 3], `labels` one text a row.
 
-    titles: texts above the pictures, a list a row, or None. figure: drawn into this one, else into a new one.
+    titles: texts above the pictures, a list a row, or None. wrap: letters of a line of these, None for any number.
+    figure: drawn into this one, else into a new one.
     """
+    if wrap:
+        titles = [[wrapped(title, wrap) for title in row] for row in titles]
     columns = max(len(row) for row in rows)
     side = width / (columns + 1.6)  # the labels take the place of 1.6 pictures
     lines = 0 if titles is None else 1 + max(title.count("\n") for row in titles for title in row)
@@ -64,6 +67,11 @@ def image_grid(rows, labels, titles=None, width=7.0, figure=None):
             -0.12, 0.5, label, transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=11
         )
     return figure
+
+
+def wrapped(text, width):
+    """Every line of a text in lines of at most `width` letters, longer words whole."""
+    return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
 
 
 def draw_overlap(ax, result, names=("same class", "different class"), colours=("paired", "unpaired")):
@@ -182,10 +190,25 @@ def noise_curves(ax, table, title=""):
     ax.xaxis.set_major_formatter("{x:g}")
 
 
-def panels(n, columns=2, height=2.9, width=7.6):
-    """(figure, flat list of n axes) in rows of `columns`, sharing both axes' labels; what is left over stays empty."""
+def seed_dots(ax, places, values, marker, colour, hollow=False, label=None):
+    """A small dot for every seed and a large one for their mean: a mean with a spread would hide that runs fall in two camps.
+
+    places: on the horizontal axis, each with its array of `values`, which may be empty.
+    """
+    for place, seeds in zip(places, values, strict=True):
+        ax.plot(np.full(len(seeds), place), seeds, marker, color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
+    drawn = [(place, seeds.mean()) for place, seeds in zip(places, values, strict=True) if len(seeds)]
+    ax.plot(*zip(*drawn, strict=True), marker, color=colour, markersize=7, markerfacecolor="white" if hollow else colour,
+            linestyle="none", label=label)
+
+
+def panels(n, columns=2, height=2.9, width=7.6, sharey=False):
+    """(figure, flat list of n axes) in rows of `columns`, with one horizontal scale; what is left over stays empty.
+
+    sharey: one vertical scale, too, for panels that are compared.
+    """
     rows = -(-n // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, sharex=True)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, sharex=True, sharey=sharey)
     for ax in axes.flat[n:]:
         ax.axis("off")
     return figure, list(axes.flat[:n])
