@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
-from clipnotes.analysis.correlation import correlation
+from clipnotes.analysis.correlation import correlation, outlier
 from clipnotes.errors import ClipnotesError
 
 
@@ -29,6 +29,12 @@ def test_coefficients_against_scipy():
     assert (found.n, found.n_groups) == (60, 10)
     for value, (low, high) in ((found.pearson, found.pearson_interval), (found.spearman, found.spearman_interval)):
         assert -1 <= low < value < high <= 1
+
+
+def test_the_outlier_is_the_row_that_makes_the_correlation():
+    x, y = np.array([0.0, 1.0, 0.0, 1.0, 9.0]), np.array([0.0, 0.0, 1.0, 1.0, 9.0])  # a square has none by itself
+    row, without = outlier(x, y)
+    assert row == 4 and without == pytest.approx(0) and pearsonr(x, y).statistic > 0.9
 
 
 def test_groups_may_be_names_and_rows_may_come_in_any_order():

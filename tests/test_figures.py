@@ -12,7 +12,7 @@ from clipnotes import lab
 from clipnotes.lab import diagrams
 from clipnotes.lab.display import show_table
 from clipnotes.lab.figures import save_figure
-from clipnotes.lab.plots import doubling_axis, image_grid, legend_below, outer_labels, ranked_dots
+from clipnotes.lab.plots import doubling_axis, image_grid, legend_below, noise_panels, outer_labels, ranked_dots
 from clipnotes.series.notebooks import series
 
 ODD = [r"$\frac{", "$5", "$5 to $10", r"a\b", "{", "x^2", "a_b", "50 %", "#1", "<b>&", r"\$", "$$", "日本"]
@@ -68,6 +68,20 @@ def test_panels_share_one_legend_and_label_their_margins_alone(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
     drawn = texts(tmp_path / "panels.svg")
     assert drawn.count("shots") == drawn.count("accuracy") == 2 and drawn.count("16") == 4
+
+
+def test_every_seed_is_a_point_beside_the_mean_and_panels_have_one_scale():
+    table = pd.DataFrame([{"dataset": name, "method": "Prompt Tuning", "loss": loss, "noise_rate": rate, "seed": seed,
+                           "accuracy": level * (seed - rate)}
+                          for name, level in (("a", 0.1), ("b", 0.4)) for loss in ("ce", "gce") for rate in (0.0, 0.5)
+                          for seed in (1, 2)])
+    first, second = noise_panels(table, ["a", "b"], {"a": 20.0, "b": 30.0}).axes
+    assert first.get_ylim() == second.get_ylim()
+    clean, noisy, mean = first.lines[:3]
+    np.testing.assert_allclose([*clean.get_ydata(), *noisy.get_ydata()], [10, 20, 5, 15])
+    np.testing.assert_allclose(mean.get_ydata(), [15, 10])
+    assert clean.get_xdata()[0] == mean.get_xdata()[0] < first.lines[5].get_xdata()[0]  # another line stands beside it
+    assert [line.get_ydata()[0] for line in second.lines if line.get_label() == "zero-shot"] == [30.0]
 
 
 def test_diagrams_hold_no_formula(tmp_path):

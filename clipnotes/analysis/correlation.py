@@ -63,6 +63,13 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1])
 
 
+def outlier(x: np.ndarray, y: np.ndarray) -> tuple[int, float]:
+    """(row whose absence changes Pearson's r the most, r without it) of n > 3 rows."""
+    without = np.array([pearson(np.delete(x, i), np.delete(y, i)) for i in range(len(x))])
+    row = int(np.nanargmax(np.abs(without - pearson(x, y))))
+    return row, float(without[row])
+
+
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson's r of the ranks; ties share their mean rank."""
     from scipy.stats import rankdata

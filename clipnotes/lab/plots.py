@@ -175,31 +175,51 @@ METHOD_STYLES = {
 }
 
 
-def noise_curves(ax, table, title=""):
-    """Accuracy (%) against noise rate (%), mean and standard deviation over seeds, a line for each method and loss.
-
-    table: rows with method, loss, noise_rate, seed and accuracy in [0, 1]. Lines of GCE are dashed, their markers hollow.
-    """
-    for (method, loss), part in table.groupby(["method", "loss"], sort=False):
-        marker, colour = METHOD_STYLES[method]
-        by_rate = 100 * part.groupby("noise_rate")["accuracy"].agg(["mean", "std"])
-        ax.errorbar(100 * by_rate.index, by_rate["mean"], by_rate["std"].fillna(0), color=PALETTE[colour], marker=marker,
-                    markersize=6, linestyle="-" if loss == "ce" else "--", markerfacecolor=None if loss == "ce" else "white",
-                    capsize=2, label=f"{method}, {loss.upper()}")
-    ax.set(title=title, xticks=[100 * rate for rate in sorted(table["noise_rate"].unique())])
-    ax.xaxis.set_major_formatter("{x:g}")
-
-
-def seed_dots(ax, places, values, marker, colour, hollow=False, label=None):
+def seed_dots(ax, places, values, marker, colour, hollow=False, label=None, line="none"):
     """A small dot for every seed and a large one for their mean: a mean with a spread would hide that runs fall in two camps.
 
-    places: on the horizontal axis, each with its array of `values`, which may be empty.
+    places: on the horizontal axis, each with its array of `values`, which may be empty. line: style of that through the means.
     """
     for place, seeds in zip(places, values, strict=True):
         ax.plot(np.full(len(seeds), place), seeds, marker, color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
     drawn = [(place, seeds.mean()) for place, seeds in zip(places, values, strict=True) if len(seeds)]
     ax.plot(*zip(*drawn, strict=True), marker, color=colour, markersize=7, markerfacecolor="white" if hollow else colour,
-            linestyle="none", label=label)
+            linestyle=line, label=label)
+
+
+def noise_curves(ax, table, title="", styles=METHOD_STYLES):
+    """Accuracy (%) against noise rate (%): a line through the means for each method and loss, a small dot for every seed.
+
+    table: rows with method, loss, noise_rate, seed and accuracy in [0, 1]. Lines of GCE are dashed, their markers hollow.
+    styles: {method: (marker, colour or its role)}.
+    """
+    lines = list(table.groupby(["method", "loss"], sort=False))
+    for place, ((method, loss), part) in enumerate(lines):
+        marker, colour = styles[method]
+        shift = 0.8 * (place - (len(lines) - 1) / 2)  # so that the seeds of several lines stand side by side
+        seeds = {100 * rate + shift: 100 * some["accuracy"] for rate, some in part.groupby("noise_rate")}
+        seed_dots(ax, seeds, seeds.values(), marker, PALETTE.get(colour, colour), loss != "ce", f"{method}, {loss.upper()}",
+                  "-" if loss == "ce" else "--")
+    ax.set(title=title, xticks=[100 * rate for rate in sorted(table["noise_rate"].unique())])
+    ax.xaxis.set_major_formatter("{x:g}")
+
+
+def noise_panels(table, names, levels=None, styles=METHOD_STYLES, columns=2):
+    """A figure of `noise_curves`, one panel a data set of `names`, all on one scale.
+
+    levels: accuracies (%) by data set, drawn as dotted zero-shot lines.
+    """
+    figure, axes = panels(len(names), columns, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        noise_curves(ax, table[table["dataset"] == name], name, styles)
+        if levels:
+            ax.axhline(levels[name], color="0.4", linestyle=":", linewidth=1.3, label="zero-shot")
+    for ax in axes[::columns]:
+        ax.set_ylabel("test accuracy, %")
+    for ax in axes[-columns:]:
+        ax.set_xlabel("wrong labels, %")
+    legend_below(figure)
+    return figure
 
 
 def panels(n, columns=2, height=2.9, width=7.6, sharey=False):

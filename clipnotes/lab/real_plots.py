@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from clipnotes.analysis.correlation import outlier, pearson
 from clipnotes.exhibits.papers import known_numbers
 from clipnotes.exhibits.real_clip import TITLES, read
 from clipnotes.lab.figures import PALETTE
@@ -64,9 +65,9 @@ def shot_curves(ax, rows, kinds):
 
 
 def gain_scatter(ax, points, column, kinds):
-    """Gain against a column of `points`, a point a data set and correction, in the order of `kinds`; writes Pearson's r.
+    """Gain against a column of `points`, a point a data set and correction, in the order of `kinds`.
 
-    The point farthest from the line of least squares is named.
+    Above stand Pearson's r and, below it, what it is without the one point that it hangs on most, which is named.
     """
     for kind in dict.fromkeys(kinds):
         part, (marker, role) = points[points["features"] == kind], CORRECTION_STYLES.get(kind, ("h", "text"))
@@ -74,12 +75,17 @@ def gain_scatter(ax, points, column, kinds):
             ax.plot(part[column], part["gain"], marker, color=PALETTE[role], alpha=0.85, label=kind)
     ax.axhline(0, color="0.5", linewidth=1)
     ax.axvline(0, color="0.5", linewidth=1)
+    x, y = points[column].to_numpy(), points["gain"].to_numpy()
     if len(points) > 2:
-        x, y = points[column].to_numpy(), points["gain"].to_numpy()
-        off = np.abs(y - np.polyval(np.polyfit(x, y, 1), x)).argmax()
-        ax.annotate(title_of(points["dataset"].iloc[off]), (x[off], y[off]), xytext=(0, 6), textcoords="offset points",
-                    fontsize=9, ha="right" if x[off] > np.median(x) else "left")
-        ax.text(0.03, 0.97, f"r = {np.corrcoef(x, y)[0, 1]:.2f}, n = {len(points)}", transform=ax.transAxes, va="top")
+        said = f"r = {pearson(x, y):.2f}, n = {len(points)}"
+        if len(points) > 3:
+            off, without = outlier(x, y)
+            name = title_of(points["dataset"].iloc[off])
+            left = x[off] < (x.min() + x.max()) / 2
+            ax.annotate(name, (x[off], y[off]), xytext=(6 if left else -6, 4), textcoords="offset points", fontsize=9,
+                        ha="left" if left else "right")
+            said += f"\n{without:.2f} without {name}"
+        ax.set_title(said, loc="right", fontsize=9)
 
 
 def real_effects(method="nearest class mean", shots=16):
