@@ -136,7 +136,6 @@ TO_BE_CUT = {  # notebooks with cells and lines that are still too long
     "01_zero_shot",
     "02_intra_modal_overlap",
     "03_reduce_the_overlap",
-    "04_cache_models",
     "05_does_overlap_explain_accuracy",
     "06_prompt_tuning",
     "07_noisy_labels",

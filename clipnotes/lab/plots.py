@@ -222,13 +222,18 @@ def noise_panels(table, names, levels=None, styles=METHOD_STYLES, columns=2):
     return figure
 
 
-def panels(n, columns=2, height=2.9, width=7.6, sharey=False):
+def panels(n, columns=2, height=2.9, width=7.6, sharey=False, xlabel="", ylabel=""):
     """(figure, flat list of n axes) in rows of `columns`, with one horizontal scale; what is left over stays empty.
 
-    sharey: one vertical scale, too, for panels that are compared.
+    sharey: one vertical scale, too, for panels that are compared. xlabel, ylabel: at the outer margins.
     """
     rows = -(-n // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, sharex=True, sharey=sharey)
     for ax in axes.flat[n:]:
         ax.axis("off")
+    for ax in axes.flat[max(n - columns, 0):n]:  # those with nothing below them
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel(xlabel)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
     return figure, list(axes.flat[:n])
