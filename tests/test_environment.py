@@ -1,7 +1,6 @@
 """The environment check tells what is missing, in words."""
 
 from clipnotes.lab import environment
-from clipnotes.pocket import model
 
 
 def row(table, what):
@@ -16,7 +15,7 @@ def test_a_whole_environment_is_fine():
 
 
 def test_missing_things_come_with_advice(tmp_path, monkeypatch):
-    monkeypatch.setattr(model, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(environment, "WEIGHTS", tmp_path)
     monkeypatch.setattr(environment, "LIBRARIES", ["torch", "no-such-library"])
     table = environment.environment_check()
     assert row(table, "weights of pocket-vit")["fine"] == "reinstall clipnotes"

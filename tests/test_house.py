@@ -117,6 +117,12 @@ def test_every_error_is_a_sentence():
     assert not [each for each in found if not each[1].endswith((".", "{error}"))]  # or the sentence of another error
 
 
+def test_no_function_is_longer_than_a_page():
+    long = [f"{path.name}: {node.name}" for path in PACKAGE.rglob("*.py") for node in ast.walk(tree_of(path))
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 40]
+    assert set(long) <= {"pretrain.py: pretrain"}
+
+
 def test_golden_numbers_travel_light_and_are_described():
     files = [path for path in GOLDEN.iterdir() if path.name != "README.md"]
     text = (GOLDEN / "README.md").read_text(encoding="utf-8")

@@ -132,15 +132,12 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, draws: int = 500, seed: int =
     from scipy.stats import rankdata
 
     other = ~np.eye(len(a), dtype=bool)
+    ranks = np.zeros((2, *other.shape))  # once: what is renumbered keeps its ranks
+    ranks[:, other] = rankdata([np.asarray(matrix)[other] for matrix in (a, b)], axis=1)
 
-    def ranks(matrix: np.ndarray) -> np.ndarray:
-        filled = np.zeros(matrix.shape)
-        filled[other] = rankdata(matrix[other])
-        centred = np.where(other, filled - filled[other].mean(), 0)
-        size = np.linalg.norm(centred)
-        return centred / size if size else np.full(matrix.shape, np.nan)
+    def rho(order: np.ndarray) -> float:
+        with np.errstate(invalid="ignore"):
+            return np.corrcoef(ranks[0][other], ranks[1][np.ix_(order, order)][other])[0, 1]
 
-    a, b = ranks(np.asarray(a, float)), ranks(np.asarray(b, float))
-    orders = (np.random.default_rng([seed, draw]).permutation(len(b)) for draw in range(draws))
-    chance = [abs((a * b[np.ix_(order, order)]).sum()) for order in orders]
-    return float((a * b).sum()), float(np.quantile(chance, 0.95))
+    orders = (np.random.default_rng([seed, draw]).permutation(len(other)) for draw in range(draws))
+    return float(rho(np.arange(len(other)))), float(np.quantile([abs(rho(order)) for order in orders], 0.95))

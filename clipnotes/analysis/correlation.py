@@ -52,26 +52,22 @@ def correlation(overlap_reduction: Any, gain: Any, groups: Any, draws: int = 200
     for chosen in rng.integers(len(names), size=(draws, len(names))):
         rows = np.concatenate([rows_of[i] for i in chosen])
         if np.ptp(x[rows]) and np.ptp(y[rows]):
-            samples.append((pearson(x[rows], y[rows]), spearman(x[rows], y[rows])))
+            samples.append(both(x[rows], y[rows]))
     tails = [(1 - level) / 2, (1 + level) / 2]
     intervals = [tuple(map(float, interval)) for interval in np.quantile(samples, tails, axis=0).T]
-    return Correlation(pearson(x, y), intervals[0], spearman(x, y), intervals[1], len(x), len(names))
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """As scipy.stats.pearsonr, without its p-value, 2,000 of which nobody would read."""
-    return float(np.corrcoef(x, y)[0, 1])
+    pearson, spearman = map(float, both(x, y))
+    return Correlation(pearson, intervals[0], spearman, intervals[1], len(x), len(names))
 
 
 def outlier(x: np.ndarray, y: np.ndarray) -> tuple[int, float]:
     """(row whose absence changes Pearson's r the most, r without it) of n > 3 rows."""
-    without = np.array([pearson(np.delete(x, i), np.delete(y, i)) for i in range(len(x))])
-    row = int(np.nanargmax(np.abs(without - pearson(x, y))))
+    without = np.array([np.corrcoef(np.delete(x, i), np.delete(y, i))[0, 1] for i in range(len(x))])
+    row = int(np.nanargmax(np.abs(without - np.corrcoef(x, y)[0, 1])))
     return row, float(without[row])
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's r of the ranks; ties share their mean rank."""
+def both(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """(Pearson's r, Spearman's rho), without the p-values of scipy's functions, which take most of their time."""
     from scipy.stats import rankdata
 
-    return pearson(rankdata(x), rankdata(y))
+    return np.corrcoef(x, y)[0, 1], np.corrcoef(rankdata(x), rankdata(y))[0, 1]

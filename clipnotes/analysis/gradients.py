@@ -52,11 +52,9 @@ def gradient_ratio(models: dict[str, PromptTuning | LinearProbe], x: Any, y: Any
         norms[names[id(model)]].append([gradient(model, x[shown[rows], rows], y[rows], loss, q).norm().item()
                                         for rows in groups])
 
-    prompts = [model for model in models.values() if isinstance(model, PromptTuning)]
-    probes = [model for model in models.values() if isinstance(model, LinearProbe)]
-    fit_many(prompts, [(x, y)] * len(prompts), measure, progress)
-    if probes:
-        fit_probes(probes, [(x, y)] * len(probes), n_classes, text, measure, progress)
+    for kind, fit, data in ((PromptTuning, fit_many, (x, y)), (LinearProbe, fit_probes, (x, y, n_classes, text))):
+        some = [model for model in models.values() if isinstance(model, kind)]
+        fit(some, [data] * len(some), measure, progress)
     rows = [{"model": name, "epoch": epoch, "noisy": noisy, "clean": clean}
             for name, pairs in norms.items() for epoch, (noisy, clean) in enumerate(pairs, 1)]
     table = pd.DataFrame(rows, columns=["model", "epoch", "noisy", "clean"])

@@ -196,7 +196,7 @@ def fitted(method: str, keys: list, cases: list[Case], probe: dict) -> list[dict
     answer, init = PROBES[method]
     if answer in ("ce", "gce", "mae"):  # the plain probes: all draws at once, with gradients in closed form
         models = [LinearProbe(init, answer, seed=seed, **probe) for _, seed in keys]
-        fit_probes(models, [(case.x, case.given.labels) for case in cases], cases[0].n_classes, progress=False)
+        fit_probes(models, [(case.x, case.given.labels, case.n_classes) for case in cases], progress=False)
     else:
         models = [RobustProbe(answer, min(case.rate, 0.99), init=init, seed=seed, **probe)  # no method learns from no label
                   for (_, seed), case in zip(keys, cases, strict=True)]

@@ -170,19 +170,17 @@ def accuracies(banks: dict[str, FeatureBank], methods: Sequence[str], losses: Se
 
 def fit_all(models: Iterable[Classifier], bank: FeatureBank, given: Sequence[NoisyLabels],
             progress: bool = True) -> list[Classifier]:
-    """Fit models, each on its `NoisyLabels` of a bank: prompts together, probes of one `sgd` together. Returns them."""
+    """Fit models, each on its `NoisyLabels` of a bank: prompts together, probes together. Returns them."""
     features = {id(noisy): look_at_features(bank, "train", noisy.indices) for noisy in given}  # shared by models of a draw
-    models, alike = list(models), defaultdict(list)
+    models, of_kind = list(models), defaultdict(list)
     for model, noisy in zip(models, given, strict=True):
-        kind = (LinearProbe, model.sgd) if isinstance(model, LinearProbe) else type(model)
-        alike[kind].append((model, (features[id(noisy)], noisy.labels)))
-    for kind, pairs in alike.items():
-        some, data = zip(*pairs, strict=True)
-        if kind is PromptTuning:
-            fit_many(some, data, progress=progress)
-        elif isinstance(kind, tuple):
-            fit_probes(some, data, bank.n_classes, bank.text, progress=progress)
+        beside = (bank.n_classes, bank.text) if isinstance(model, LinearProbe) else ()
+        of_kind[type(model)].append((model, (features[id(noisy)], noisy.labels, *beside)))
+    together = {PromptTuning: fit_many, LinearProbe: fit_probes}
+    for kind, pairs in of_kind.items():
+        if kind in together:
+            together[kind](*zip(*pairs, strict=True), progress=progress)
         else:
-            for model, (x, y) in pairs:
-                model.fit(x, y, progress=False)
+            for model, data in pairs:
+                model.fit(*data, progress=False)
     return models

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,29 +78,32 @@ def train_supervised(clip: Clip, images: Any, labels: Any, adapters: Adapters | 
     labels = class_labels(labels, "labels", len(images), of="images").cpu()
     adapters = adapters or Adapters(clip.model.visual, width=config.width, scale=config.scale)
     adapted = attach(clip, adapters)
+    identity = {"config": asdict(config), "adapters": adapted.adapters.settings, "start": adapted.fingerprint,
+                "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()}
+    data = LabelledImages(ImageReader(images, training_preprocess(clip, config.normalise)), labels)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         head = nn.Linear(clip.dim, int(labels.max()) + 1).to(clip.device)
         learning = [*adapted.adapters.parameters(), *head.parameters()]
         optimizer = torch.optim.AdamW(learning, lr=config.lr, weight_decay=config.weight_decay)
-
-        def step(number: int, batch: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            loss = F.cross_entropy(head(adapted.forward(batch)), target.to(clip.device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        data = LabelledImages(ImageReader(images, training_preprocess(clip, config.normalise)), labels)
-        identity = {"config": asdict(config), "adapters": adapted.adapters.settings, "start": adapted.fingerprint,
-                    "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()}
-        state = Checkpoint(checkpoint, save_every, identity,
-                           {"adapters": adapted.adapters, "head": head, "optimizer": optimizer})
+        parts = {"adapters": adapted.adapters, "head": head, "optimizer": optimizer}
+        state = Checkpoint(checkpoint, save_every, identity, parts)
+        step = partial(supervised_step, adapted, head, optimizer)
         adapted.adapters.train()
         adapted.losses = run_steps(step, data, batch_order(config, len(labels)), state, config, clip.name, workers, progress)
     adapted.adapters.eval()
     adapted.trained = {"method": "supervised", **asdict(config), "images": len(labels), "classes": head.out_features}
     return adapted
+
+
+def supervised_step(adapted: AdaptedClip, head: nn.Module, optimizer: torch.optim.Optimizer, number: int, batch: torch.Tensor,
+                    target: torch.Tensor) -> torch.Tensor:
+    """The loss of a batch [B, 3, s, s] with labels [B], which adapters and head then learn from."""
+    loss = F.cross_entropy(head(adapted.forward(batch)), target.to(adapted.device))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
 
 
 class LabelledImages(torch.utils.data.Dataset):

@@ -19,13 +19,7 @@ def load_open_clip(name, pretrained):
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 
-    if name not in open_clip.list_models():
-        raise ClipnotesError(f"Unknown model {name!r}; choose {', '.join(POCKET)} or one of open_clip's: "
-                             f"{', '.join(close_names(name, open_clip.list_models()))} ...")
-    text = open_clip.get_model_config(name)["text_cfg"]
-    if (text.get("hf_model_name") or text.get("hf_tokenizer_name")) and not find_spec("transformers"):
-        raise ClipnotesError(f"The text side of {name} needs Hugging Face's transformers, which is not installed; run "
-                             "`pip install transformers sentencepiece`, or take a model without it, such as ViT-B-16.")
+    check_architecture(name)
     if pretrained == "random":
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -55,6 +49,19 @@ def load_open_clip(name, pretrained):
     except Exception as error:  # open_clip, torch, safetensors and the hub all raise their own
         raise ClipnotesError(weights_problem(name, pretrained, tag, error)) from error
     return model, preprocess, tokenizer_of(name)
+
+
+def check_architecture(name):
+    """ClipnotesError for a name that open_clip does not know, and for a text side that needs what is not installed."""
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise ClipnotesError(f"Unknown model {name!r}; choose {', '.join(POCKET)} or one of open_clip's: "
+                             f"{', '.join(close_names(name, open_clip.list_models()))} ...")
+    text = open_clip.get_model_config(name)["text_cfg"]
+    if (text.get("hf_model_name") or text.get("hf_tokenizer_name")) and not find_spec("transformers"):
+        raise ClipnotesError(f"The text side of {name} needs Hugging Face's transformers, which is not installed; run "
+                             "`pip install transformers sentencepiece`, or take a model without it, such as ViT-B-16.")
 
 
 def pixels(name):

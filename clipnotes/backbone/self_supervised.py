@@ -43,48 +43,18 @@ def train_dino(clip: Clip, images: Any, adapters: Adapters | None = None, recipe
     config = configured(DinoConfig(), DINO_RECIPES, recipe, options, adapters)
     check_fit(config, clip, len(images))
     student = attach(clip, adapters or Adapters(clip.model.visual, width=config.width, scale=config.scale))
-    teacher = attach(clip, copy.deepcopy(student.adapters).requires_grad_(False))
+    identity = {"config": asdict(config), "adapters": student.adapters.settings, "start": student.fingerprint,
+                "images": len(images)}
     batches = batch_order(config, len(images))
-    plan = schedules(config, len(batches))
+    order = [[(number, row) for row in rows] for number, rows in enumerate(batches)]
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        head = Head(clip.dim, config).requires_grad_(config.train_head).to(clip.device)
-        teacher_head = copy.deepcopy(head).requires_grad_(False)
-        criterion = DinoLoss(config).to(clip.device)
-        pairs = [*zip(teacher.adapters.parameters(), student.adapters.parameters(), strict=True),
-                 *zip(teacher_head.parameters(), head.parameters(), strict=True)]
-        learning = [p for _, p in pairs if p.requires_grad]
-        optimizer = torch.optim.AdamW([{"params": [p for p in learning if p.ndim > 1]},
-                                       {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0}])
-
-        def step(number: int, *crops: torch.Tensor) -> torch.Tensor:
-            # crops: the two global ones, then the local ones, [B, 3, s, s] each
-            now = {name: float(values[number]) for name, values in plan.items()}
-            for group, decay in zip(optimizer.param_groups, (now["weight_decay"], 0.0), strict=True):
-                group |= {"lr": now["lr"], "weight_decay": decay}
-            with torch.no_grad():
-                targets = teacher_head(encode_crops(teacher, crops[:2]))  # [2 B, K]
-            loss = criterion(head(encode_crops(student, crops)), targets, now["temperature"])
-            optimizer.zero_grad()
-            loss.backward()
-            for parameter in learning:
-                nn.utils.clip_grad_norm_(parameter, config.clip_norm)
-            optimizer.step()
-            with torch.no_grad():
-                for slow, fast in pairs:
-                    slow.lerp_(fast, 1 - now["momentum"])
-            return loss
-
-        identity = {"config": asdict(config), "adapters": student.adapters.settings, "start": student.fingerprint,
-                    "images": len(images)}
-        state = Checkpoint(checkpoint, save_every, identity,
-                           {"student": student.adapters, "teacher": teacher.adapters, "head": head,
-                            "teacher_head": teacher_head, "criterion": criterion, "optimizer": optimizer})
-        order = [[(number, row) for row in rows] for number, rows in enumerate(batches)]
-        data = CroppedImages(images, clip, config)
-        teacher.losses = run_steps(step, data, order, state, config, clip.name, workers, progress)
+        pair = TeacherAndStudent(student, config, len(batches))
+        state = Checkpoint(checkpoint, save_every, identity, pair.state())
+        losses = run_steps(pair.step, CroppedImages(images, clip, config), order, state, config, clip.name, workers, progress)
+    teacher = pair.teacher
     teacher.adapters.requires_grad_(True)
-    teacher.trained = {"method": "dino", **asdict(config), "images": len(images)}
+    teacher.losses, teacher.trained = losses, {"method": "dino", **asdict(config), "images": len(images)}
     return teacher
 
 
@@ -96,6 +66,46 @@ def check_fit(config: DinoConfig, clip: Clip, n_images: int) -> None:
     if config.local_size < stride or config.local_size % stride:
         raise ClipnotesError(f"local_size = {config.local_size} does not fit {clip.name}, which sees an image in steps of "
                              f"{stride} pixels; give a multiple of {stride}.")
+
+
+class TeacherAndStudent:
+    """An adapted student, its teacher and the heads of both, with the step of a training of `n_steps` that changes them."""
+
+    def __init__(self, student: AdaptedClip, config: DinoConfig, n_steps: int) -> None:
+        self.plan, self.clip_norm = schedules(config, n_steps), config.clip_norm
+        self.student = student
+        self.teacher = attach(student.clip, copy.deepcopy(student.adapters).requires_grad_(False))
+        self.head = Head(student.dim, config).requires_grad_(config.train_head).to(student.device)
+        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.criterion = DinoLoss(config).to(student.device)
+        self.pairs = [*zip(self.teacher.adapters.parameters(), student.adapters.parameters(), strict=True),
+                      *zip(self.teacher_head.parameters(), self.head.parameters(), strict=True)]
+        self.learning = [p for _, p in self.pairs if p.requires_grad]
+        self.optimizer = torch.optim.AdamW([{"params": [p for p in self.learning if p.ndim > 1]},
+                                            {"params": [p for p in self.learning if p.ndim == 1], "weight_decay": 0.0}])
+
+    def state(self) -> dict[str, Any]:
+        """All that changes, for a `Checkpoint`."""
+        return {"student": self.student.adapters, "teacher": self.teacher.adapters, "head": self.head,
+                "teacher_head": self.teacher_head, "criterion": self.criterion, "optimizer": self.optimizer}
+
+    def step(self, number: int, *crops: torch.Tensor) -> torch.Tensor:
+        """The loss of step `number` on crops [B, 3, s, s], the two global ones first, which the student then learns from."""
+        now = {name: float(values[number]) for name, values in self.plan.items()}
+        for group, decay in zip(self.optimizer.param_groups, (now["weight_decay"], 0.0), strict=True):
+            group |= {"lr": now["lr"], "weight_decay": decay}
+        with torch.no_grad():
+            targets = self.teacher_head(encode_crops(self.teacher, crops[:2]))  # [2 B, K]
+        loss = self.criterion(self.head(encode_crops(self.student, crops)), targets, now["temperature"])
+        self.optimizer.zero_grad()
+        loss.backward()
+        for parameter in self.learning:
+            nn.utils.clip_grad_norm_(parameter, self.clip_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            for slow, fast in self.pairs:
+                slow.lerp_(fast, 1 - now["momentum"])
+        return loss
 
 
 def schedules(config: DinoConfig, n_steps: int) -> dict[str, np.ndarray]:

@@ -59,14 +59,18 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
         return annotator_labels(y, rate, checked_logits(logits, y, n_classes, kind), seed)
     if kind == "confusion":
         wrong = favourite_wrong_class(logits, y, n_classes)
+    else:
+        wrong = None if kind == "uniform" else (y + 1) % n_classes
+    return flip_in_classes(y, rate, n_classes, seed, wrong)
+
+
+def flip_in_classes(y, rate, n_classes, seed, wrong=None):
+    """round(rate K) of the K rows of every class get the label wrong [N] has for them; without it any other class."""
     rng, labels = np.random.default_rng(seed), y.copy()
     for c, rows in class_rows(y, n_classes):
         order, steps = rng.permutation(len(rows)), rng.integers(1, n_classes, len(rows))
         flipped = rows[order[:round(rate * len(rows))]]
-        if kind == "uniform":
-            labels[flipped] = (c + steps[:len(flipped)]) % n_classes
-        else:
-            labels[flipped] = (c + 1) % n_classes if kind == "pairflip" else wrong[flipped]
+        labels[flipped] = (c + steps[:len(flipped)]) % n_classes if wrong is None else wrong[flipped]
     if rate and (labels == y).all():
         raise ClipnotesError(f"Noise rate {rate} of classes with at most {np.bincount(y).max()} images rounds to no wrong "
                              "label at all; raise the rate or give more images.")

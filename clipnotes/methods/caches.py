@@ -18,11 +18,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import Number, OneOf, Whole, as_tensor, class_labels, feature_matrix
+from clipnotes.checks import Number, OneOf, Whole, as_tensor, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.caches_search import Grid, best_on_grid, best_over_alpha, climb, named_grid
-from clipnotes.methods.inputs import unit_features
+from clipnotes.methods.inputs import unit_features, unit_texts
 
 
 class TipAdapter(Classifier):
@@ -47,7 +47,7 @@ class TipAdapter(Classifier):
         Raises ClipnotesError for shapes, labels and values that do not fit.
         """
         self.check_settings()
-        text = None if text is None else unit_features(feature_matrix(text, "text", views=False), "text")
+        text = None if text is None else unit_texts(text)
         self.keys_ = unit_features(keys, "keys", None if text is None else text.shape[1])
         self.text_ = self.no_text(labels) if text is None else text
         self.labels_ = class_values(labels, len(self.keys_), len(self.text_))

@@ -18,6 +18,11 @@ def unit_features(x: Any, name: str = "x", width: int | None = None) -> torch.Te
     return F.normalize(x.mean(0) if x.ndim == 3 else x, dim=-1)
 
 
+def unit_texts(text: Any, width: int | None = None) -> torch.Tensor:
+    """Unit class texts [C, d]; checks as `unit_features`, but takes no views."""
+    return unit_features(feature_matrix(text, "text", width, views=False), "text")
+
+
 def unit_views(x: Any, name: str = "x", width: int | None = None) -> torch.Tensor:
     """Unit features [V, N, d], every view by itself, of features [N, d] (V = 1) or [V, N, d]; checks as `unit_features`."""
     x = feature_matrix(x, name, width)

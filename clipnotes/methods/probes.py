@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from clipnotes.checks import FLAG, SEED, Instance, Number, OneOf, Whole, class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
-from clipnotes.methods.inputs import unit_features, unit_views
+from clipnotes.methods.inputs import unit_features, unit_texts, unit_views
 from clipnotes.methods.losses import RULES, gce_exponent, gce_of
 from clipnotes.methods.sgd import PAPER, SGDConfig, batch_rows, batch_views, check_finite, learning_rate
 from clipnotes.seeding import generator
@@ -42,12 +42,25 @@ class LinearProbe(Classifier):
         Raises ClipnotesError for settings out of range, shapes, labels and values that do not fit, and where the loss
         diverges.
         """
-        return fit_probes([self], [(x, y)], n_classes, text, callback, progress)[0]
+        return fit_probes([self], [(x, y, n_classes, text)], callback, progress)[0]
 
     def logits(self, x: Any) -> torch.Tensor:
         """[N, C] from features [N, d], which need not be unit."""
         weight = self.fitted("weight_")
         return self.scale * unit_features(x, "x", weight.shape[1]).to(weight.dtype) @ weight.T + self.bias_
+
+    def checked(self, x: torch.Tensor, y: Any, n_classes: int | None = None, text: Any = None) -> tuple[torch.Tensor, ...]:
+        """(labels [N], initial weight [C, d], initial bias [C]) for views x [V, N, d], all checked."""
+        self.check_settings()
+        Whole(1, optional=True)(n_classes, "n_classes")
+        text = None if text is None else unit_texts(text, x.shape[-1])
+        n_classes = n_classes or (None if text is None else len(text))
+        y = class_labels(y, "y", x.shape[1], n_classes)
+        n_classes = n_classes or 1 + int(y.max())
+        if self.init == "text" and (text is None or len(text) != n_classes):
+            raise ClipnotesError(f'init="text" needs the text features of all {n_classes} classes, but '
+                                 f"{0 if text is None else len(text)} were given; give text [C, d].")
+        return y, *self.start(n_classes, text, x)
 
     def start(self, n_classes: int, text: torch.Tensor | None, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Initial (weight [C, d], bias [C]), of the type of the features `like`."""
@@ -60,43 +73,33 @@ class LinearProbe(Classifier):
         return weight.to(like) / d**0.5, bias.to(like) / d**0.5
 
 
-def fit_probes(probes: Sequence[LinearProbe], data: Sequence[tuple], n_classes: int | None = None, text: Any = None,
-               callback: Callable | None = None, progress: bool = True) -> list[LinearProbe]:
-    """Fit many `LinearProbe`s, each on its own (x, y), as batched products; the result is that of fitting each by itself, to
+def fit_probes(probes: Sequence[LinearProbe], data: Sequence[tuple], callback: Callable | None = None,
+               progress: bool = True) -> list[LinearProbe]:
+    """Fit many `LinearProbe`s, each on its own data, as batched products; the result is that of fitting each by itself, to
     rounding.
 
-    Any mix of seeds, losses and starts; those of one shape of x are trained together. All probes need one `sgd`.
-    data: a list of (x, y) as `fit` takes them. n_classes, text: as in `LinearProbe.fit`, for all. callback(epoch, probe) is
-    called for every probe after each of its epochs. Returns the probes. Raises as `fit` does.
+    Any mix of probes; those of one `sgd`, one shape of x and one number of classes are trained together.
+    data: a list of (x, y), (x, y, n_classes) or (x, y, n_classes, text) as `fit` takes them. callback(epoch, probe) is called
+    for every probe after each of its epochs. Returns the probes. Raises as `fit` does.
     """
     probes, data = list(probes), list(data)
-    if not len(probes) == len(data) > 0:
+    if len(probes) != len(data):
         raise ClipnotesError(f"{len(probes)} probes, but {len(data)} pairs of features and labels; give one pair a probe.")
-    for probe in probes:
-        probe.check_settings()
-    if len({probe.sgd for probe in probes}) > 1:
-        raise ClipnotesError("Probes with different sgd settings cannot be fitted together; let only seeds, losses and starts "
-                             "differ.")
-    text = None if text is None else unit_features(feature_matrix(text, "text", views=False))
-    Whole(1, optional=True)(n_classes, "n_classes")
-    n_classes = n_classes or (1 + max(int(class_labels(y).max()) for _, y in data) if text is None else len(text))
-    if any(probe.init == "text" for probe in probes) and (text is None or len(text) != n_classes):
-        raise ClipnotesError(f'init="text" needs the text features of all {n_classes} classes, but '
-                             f"{0 if text is None else len(text)} were given; give text [C, d].")
-    width = None if text is None else text.shape[1]
-    views = {id(x): unit_views(x, "x", width) for x in {id(x): x for x, _ in data}.values()}  # once for all that share x
-    alike = defaultdict(list)
-    for probe, (x, y) in zip(probes, data, strict=True):
+    views, alike = {}, defaultdict(list)
+    for probe, (x, *targets) in zip(probes, data, strict=True):
+        if id(x) not in views:
+            views[id(x)] = unit_views(x, "x")  # once for all that share x
         x = views[id(x)]
-        alike[x.shape, x.dtype].append((probe, x, class_labels(y, "y", x.shape[1], n_classes)))
+        y, *start = probe.checked(x, *targets)
+        alike[probe.sgd, x.shape, x.dtype, len(start[0])].append((probe, x, y, start))
     for members in alike.values():
-        fit_alike(*zip(*members, strict=True), n_classes, text, callback, progress)
+        fit_alike(*zip(*members, strict=True), callback, progress)
     return probes
 
 
-def fit_alike(probes: Sequence[LinearProbe], xs: Sequence[torch.Tensor], ys: Sequence[torch.Tensor], n_classes: int,
-              text: torch.Tensor | None, callback: Callable | None, progress: bool) -> None:
-    """Train P probes in step on views [V, N, d] of one shape and labels [N]."""
+def fit_alike(probes: Sequence[LinearProbe], xs: Sequence[torch.Tensor], ys: Sequence[torch.Tensor],
+              starts: Sequence[Sequence[torch.Tensor]], callback: Callable | None, progress: bool) -> None:
+    """Train P probes in step on views [V, N, d] of one shape and labels [N], from starts (weight [C, d], bias [C])."""
     from clipnotes.progress import progress_bar
 
     sgd, (n_views, n, _) = probes[0].sgd, xs[0].shape
@@ -106,7 +109,7 @@ def fit_alike(probes: Sequence[LinearProbe], xs: Sequence[torch.Tensor], ys: Seq
     scale, q = (torch.tensor(values).to(pool)[:, None]
                 for values in ([p.scale for p in probes], [gce_exponent(p.loss, p.q) for p in probes]))
     has_bias = torch.tensor([p.bias for p in probes])[:, None]
-    weight, bias = map(torch.stack, zip(*(p.start(n_classes, text, xs[0]) for p in probes), strict=True))
+    weight, bias = map(torch.stack, zip(*starts, strict=True))
     steps = [(parameter, torch.zeros_like(parameter)) for parameter in (weight, bias)]  # with their momentum
 
     orders = zip(*(batch_rows(n, sgd.batch_size, sgd.epochs, p.seed) for p in probes), strict=True)

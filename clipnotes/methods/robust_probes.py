@@ -14,7 +14,7 @@ import torch
 from clipnotes.checks import SEED, Instance, Number, OneOf, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
-from clipnotes.methods.inputs import unit_features
+from clipnotes.methods.inputs import unit_features, unit_texts
 from clipnotes.methods.losses import gce_of
 from clipnotes.methods.losses_robust import forward_ce, of_labels, smoothed_ce, symmetric_ce, uniform_transition
 from clipnotes.methods.noisy_means import estimate_noise
@@ -56,22 +56,21 @@ class RobustProbe(Classifier):
         weight = self.fitted("weight_")
         return self.scale * unit_features(x, "x", weight.shape[1]).to(weight) @ weight.T
 
-    def row_loss(self, x: torch.Tensor, y: torch.Tensor, zero_shot: torch.Tensor | None) -> Callable:
+    def row_loss(self, x: torch.Tensor, y: torch.Tensor, C: int, zero_shot: torch.Tensor | None) -> Callable:
         """A function (log_p [b, C], rows [b]) -> losses [b], for these data; rows that are not believed cost nothing."""
-        C = y.n_classes
         if self.answer in NEED_TEXT and zero_shot is None:
             raise ClipnotesError(f'answer="{self.answer}" holds labels against zero-shot CLIP, but has no text; give [C, d].')
         self.rho_, self.used_ = None, 1.0
         if self.answer == "small-loss" or (self.answer == "forward" and self.transition is None):
-            self.rho_ = estimate_noise(x, y.labels, C).rho if self.rho is None else self.rho
+            self.rho_ = estimate_noise(x, y, C).rho if self.rho is None else self.rho
         if self.answer in NEED_TEXT:
-            believed = agrees(zero_shot, y.labels) if self.answer == "agreement" else \
-                clean_by_transport(zero_shot, y.labels, compat=self.compat)
+            believed = agrees(zero_shot, y) if self.answer == "agreement" else \
+                clean_by_transport(zero_shot, y, compat=self.compat)
             self.used_ = believed.double().mean().item()
         if self.answer == "agreement":
-            return lambda log_p, rows: -of_labels(log_p, y.labels[rows]) * believed[rows]
+            return lambda log_p, rows: -of_labels(log_p, y[rows]) * believed[rows]
         if self.answer == "transport":
-            return lambda log_p, rows: gce_of(of_labels(log_p, y.labels[rows]), (~believed[rows]).to(log_p))
+            return lambda log_p, rows: gce_of(of_labels(log_p, y[rows]), (~believed[rows]).to(log_p))
         if self.answer == "forward":
             T = uniform_transition(self.rho_, C) if self.transition is None else self.transition
             loss = partial(forward_ce, transition=T)
@@ -79,14 +78,7 @@ class RobustProbe(Classifier):
             exponents = {"ce": 0.0, "small-loss": 0.0, "gce": 0.7, "mae": 1.0}
             loss = {"sce": partial(symmetric_ce, compat=self.compat), "smoothing": smoothed_ce}.get(self.answer) or (
                 lambda log_p, labels: gce_of(of_labels(log_p, labels), log_p.new_tensor(exponents[self.answer])))
-        return lambda log_p, rows: loss(log_p, y.labels[rows])
-
-
-class Labels:
-    """Labels [N] and how many classes there are."""
-
-    def __init__(self, labels: torch.Tensor, n_classes: int) -> None:
-        self.labels, self.n_classes = labels, n_classes
+        return lambda log_p, rows: loss(log_p, y[rows])
 
 
 def fit_robust(probes: Sequence[RobustProbe], x: torch.Tensor, ys: Sequence, n_classes: int | None = None,
@@ -97,47 +89,59 @@ def fit_robust(probes: Sequence[RobustProbe], x: torch.Tensor, ys: Sequence, n_c
     need them; text_x: the features [N, d] of the same images that texts go with, where x is corrected (else x itself).
     Each probe learns what it would alone. Raises ClipnotesError for settings, shapes and labels that do not fit.
     """
-    x, sgd, scale = unit_features(x, "x"), probes[0].sgd, probes[0].scale
+    check_together(probes)
+    x = unit_features(x, "x")
+    text = None if text is None else unit_texts(text, None if text_x is not None else x.shape[1])
+    n_classes = n_classes or (1 + max(int(class_labels(y).max()) for y in ys) if text is None else len(text))
+    zero_shot = None if text is None else 100 * unit_features(x if text_x is None else text_x, "text_x", text.shape[1]) @ text.T
+    losses = [probe.row_loss(x, class_labels(y, "y", len(x), n_classes), n_classes, zero_shot)
+              for probe, y in zip(probes, ys, strict=True)]
+    learners = [(i, second) for i, probe in enumerate(probes) for second in range(1 + (probe.answer == "small-loss"))]
+    starts = [LinearProbe(probes[i].init, seed=probes[i].seed + 10**6 * second).start(n_classes, text, x)[0]
+              for i, second in learners]
+    weights = train_together(probes, learners, losses, x, torch.stack(starts))
+    for (i, second), weight in zip(learners, weights, strict=True):
+        if not second:
+            probes[i].weight_ = weight.clone()
+    return list(probes)
+
+
+def check_together(probes: Sequence[RobustProbe]) -> None:
     for probe in probes:
         probe.check_settings()
-        if (probe.sgd, probe.scale) != (sgd, scale):
+        if (probe.sgd, probe.scale) != (probes[0].sgd, probes[0].scale):
             raise ClipnotesError("Probes with different sgd settings or scales cannot be fitted together; let only seeds and "
                                  "answers differ.")
-    text = None if text is None else unit_features(text, "text", None if text_x is not None else x.shape[1])
-    n_classes = n_classes or (1 + max(int(class_labels(y).max()) for y in ys) if text is None else len(text))
-    ys = [Labels(class_labels(y, "y", len(x), n_classes), n_classes) for y in ys]
-    zero_shot = None if text is None else 100 * unit_features(x if text_x is None else text_x, "text_x", text.shape[1]) @ text.T
-    losses = [probe.row_loss(x, y, zero_shot) for probe, y in zip(probes, ys, strict=True)]
-    taught = [i for i, probe in enumerate(probes) for _ in range(1 + (probe.answer == "small-loss"))]  # pairs for co-teaching
-    second = torch.tensor([i > 0 and taught[i] == taught[i - 1] for i in range(len(taught))])
-    starts = [LinearProbe(probes[i].init, seed=probes[i].seed + 10**6 * int(two)).start(n_classes, text, x)[0]
-              for i, two in zip(taught, second, strict=True)]
-    weight = torch.stack(starts).requires_grad_()  # [P, C, d]
+
+
+def train_together(probes: Sequence[RobustProbe], learners: Sequence[tuple[int, int]], losses: Sequence[Callable],
+                   x: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Weights [P, C, d] of P learners (which probe, whether it is the second of co-teaching's pair) trained from `start`."""
+    sgd, scale, weight = probes[0].sgd, probes[0].scale, start.requires_grad_()
     optimizer = torch.optim.SGD([weight], lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
-    orders = zip(*(batch_rows(len(x), sgd.batch_size, sgd.epochs, probes[i].seed) for i in taught), strict=True)
+    orders = zip(*(batch_rows(len(x), sgd.batch_size, sgd.epochs, probes[i].seed) for i, _ in learners), strict=True)
     for epoch, batches in enumerate(orders, 1):
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, sgd.epochs, sgd.lr, sgd.warmup_lr)
         for rows in zip(*batches, strict=True):
             rows = torch.stack(rows)  # [P, b]
             log_p = (scale * x[rows] @ weight.mT).log_softmax(-1)  # [P, b, C]
-            loss = torch.stack([losses[i](log_p[j], rows[j]) for j, i in enumerate(taught)])  # [P, b]
-            loss = loss * taught_by_peers(loss, probes, taught, second, epoch)
+            loss = torch.stack([losses[i](log_p[j], rows[j]) for j, (i, _) in enumerate(learners)])  # [P, b]
+            loss = loss * taught_by_peers(loss, probes, learners, epoch)
             optimizer.zero_grad()
             loss.mean(1).sum().backward()
             optimizer.step()
         check_finite(0.0, [weight], epoch, sgd.lr)
-    for j, (i, two) in enumerate(zip(taught, second, strict=True)):
-        if not two:
-            probes[i].weight_ = weight[j].detach().clone()
-    return list(probes)
+    return weight.detach()
 
 
-def taught_by_peers(loss: torch.Tensor, probes: Sequence, taught: list, second: torch.Tensor, epoch: int) -> torch.Tensor:
+def taught_by_peers(loss: torch.Tensor, probes: Sequence[RobustProbe], learners: Sequence[tuple[int, int]],
+                    epoch: int) -> torch.Tensor:
     """How much each row's loss counts, [P, b]: 1; in co-teaching's pairs 0 where it is not small for the PEER, of mean 1."""
     counts = torch.ones_like(loss)
-    for j in torch.nonzero(second)[:, 0].tolist():
-        share = kept_share(epoch, probes[taught[j]].rho_)
-        for one, peer in ((j - 1, j), (j, j - 1)):
-            kept = small_losses(loss[peer].detach(), share)
-            counts[one] = kept * len(kept) / kept.sum()
+    for j, (i, second) in enumerate(learners):
+        if second:
+            share = kept_share(epoch, probes[i].rho_)
+            for one, peer in ((j - 1, j), (j, j - 1)):
+                kept = small_losses(loss[peer].detach(), share)
+                counts[one] = kept * len(kept) / kept.sum()
     return counts

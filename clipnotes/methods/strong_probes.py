@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from clipnotes.checks import SEED, Instance, Number, OneOf, Whole, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
-from clipnotes.methods.inputs import unit_features
+from clipnotes.methods.inputs import unit_features, unit_texts
 from clipnotes.methods.probes import LinearProbe
 from clipnotes.methods.sgd import PAPER, SGDConfig
 
@@ -31,7 +31,7 @@ class LPPlusPlus(Classifier):
         """Train on features [N, d], labels [N] and class texts [C, d]; val: (features, labels), for compat only."""
         self.check_settings()
         x = unit_features(x, "x")
-        text = unit_features(text, "text", x.shape[1]).to(x)
+        text = unit_texts(text, x.shape[1]).to(x)
         y = class_labels(y, "y", len(x), len(text))
         if self.compat and val is None:
             raise ClipnotesError('compat="reference" keeps the best step on validation images; give val=(features, labels).')
@@ -86,7 +86,7 @@ class EarlyStoppedProbe(Classifier):
     def fit(self, x: torch.Tensor, y: torch.Tensor, text: torch.Tensor, val: tuple) -> EarlyStoppedProbe:
         """Train on features [N, d], labels [N] and class texts [C, d]; val: (features, labels) that decide when to stop."""
         self.check_settings()
-        self.weight_, self.epoch_ = unit_features(text, "text"), 0
+        self.weight_, self.epoch_ = unit_texts(text), 0
         self.val_accuracy_ = [self.score(*val)]
 
         def after(epoch: int, probe: LinearProbe) -> None:

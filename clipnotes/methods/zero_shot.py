@@ -4,11 +4,10 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 
-from clipnotes.checks import Number, feature_matrix
+from clipnotes.checks import Number
 from clipnotes.methods.base import Classifier
-from clipnotes.methods.inputs import unit_features
+from clipnotes.methods.inputs import unit_features, unit_texts
 
 
 class ZeroShot(Classifier):
@@ -35,4 +34,4 @@ class ZeroShot(Classifier):
 
     def unit_text(self) -> torch.Tensor:
         self.check_settings()
-        return F.normalize(feature_matrix(self.text, "text", views=False).float(), dim=-1)
+        return unit_texts(self.text).float()
