@@ -1,7 +1,7 @@
 """YAML as the study reads it everywhere: presets, parameter files, grids, manifests, classes.yaml and values after -p.
 
-Strict where plain YAML is silent or unsafe: a key twice, a tag, a tree that aliases let grow without end. Numbers such as 1e-3
-are numbers, as everybody who writes them means; PyYAML follows YAML 1.1, where they are text. Dates stay text.
+Strict where plain YAML is silent or unsafe: a key twice, a tag, a tree that aliases let grow without end. Numbers are what
+everybody means who writes them: PyYAML follows YAML 1.1, where 010 is eight, 1:30 is ninety and 1e-3 is text. Dates stay text.
 """
 
 import re
@@ -17,23 +17,23 @@ DEPTH = 40  # levels of nesting
 NODES = 100_000  # values, those counted again that an alias repeats
 
 
-def read_yaml(path: str | Path, what: str) -> Any:
+def read_yaml(path: str | Path, what: str, texts: bool = False) -> Any:
     """The value of a YAML file, None where it is empty.
 
-    what: begins the sentences, such as "Grid fig1.yaml".
+    what: begins the sentences, such as "Grid fig1.yaml". texts: as for `load_yaml`.
     ClipnotesError: see `clipnotes.text_files.read_text` and `load_yaml`.
     """
-    return load_yaml(read_text(path, what, limit=2 * MB), what)
+    return load_yaml(read_text(path, what, limit=2 * MB), what, texts)
 
 
-def load_yaml(text: str, what: str = "The text") -> Any:
-    """The value of a YAML text.
+def load_yaml(text: str, what: str = "The text", texts: bool = False) -> Any:
+    """The value of a YAML text; texts: take every value in it as the text that is written, also 010, yes and null.
 
     ClipnotesError, which begins with `what`: no YAML, a key twice in one mapping, a tag, nesting deeper than DEPTH, more than
     NODES values, aliases counted as what they stand for.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _TextLoader if texts else _Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}, " if error.problem_mark else ""
         context = f"{error.context}, " if error.context else ""
@@ -84,9 +84,26 @@ def _refuse(place, problem):
     raise yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
+class _TextLoader(_Loader):
+    """Takes every value as text."""
+
+    yaml_implicit_resolvers = {}
+
+
+_INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+_OTHERWISE = (_INT, _FLOAT, "tag:yaml.org,2002:timestamp")  # what is resolved in another way, or not at all, than by PyYAML
 # the lists of resolvers are shared with SafeLoader until they are copied
-_Loader.yaml_implicit_resolvers = {first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+_Loader.yaml_implicit_resolvers = {first: [each for each in resolvers if each[0] not in _OTHERWISE]
                                    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+_SIGNS = list("-+.0123456789")
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(\d+(_\d+)*|0x[\da-fA-F]+)$"), _SIGNS)
+_Loader.add_implicit_resolver(_FLOAT, re.compile(
+    r"([-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$"), _SIGNS)
+
+
+def _whole_number(loader, node):
+    text = loader.construct_scalar(node)
+    return int(text, 16 if "x" in text else 10)  # int itself takes underscores between digits
+
+
+_Loader.add_constructor(_INT, _whole_number)

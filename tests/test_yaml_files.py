@@ -18,6 +18,23 @@ def test_numbers_in_scientific_form_are_numbers_and_dates_are_text():
     assert yaml.safe_load("2024-01-01").year == 2024
 
 
+@pytest.mark.parametrize("text, value", [
+    ("010", 10), ("-08", -8), ("+7", 7), ("0x1F", 31), ("1_000", 1000), ("0o17", "0o17"), ("0b11", "0b11"), ("1:30", "1:30"),
+    ("1:30.5", "1:30.5"), ("190:20:30", "190:20:30"), ("1.", 1.0), (".5", 0.5), ("-1.5", -1.5), ("-.inf", float("-inf")),
+    ("1__0", "1__0"), ("1.2.3", "1.2.3"),
+])  # fmt: skip
+def test_numbers_are_decimal_and_no_times(text, value):
+    assert load_yaml(text) == value and type(load_yaml(text)) is type(value)
+    assert load_yaml(f"[{text}]", texts=True) == [text]
+
+
+def test_all_is_text_where_text_is_wanted():
+    assert load_yaml("{010: yes, 1: null, b: ~, c: , 2024-01-01: 1e3}", texts=True) == {
+        "010": "yes", "1": "null", "b": "~", "c": "", "2024-01-01": "1e3"}
+    with pytest.raises(ClipnotesError, match="the key 'a' stands twice"):
+        load_yaml("{a: 1, a: 2}", texts=True)
+
+
 def test_aliases_and_merges_work_where_they_are_small():
     assert load_yaml("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}\ne: [*x, *x]") == {
         "a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}, "e": [{"b": 1, "c": 2}] * 2}
