@@ -291,6 +291,21 @@ def test_test_images_that_are_in_train_are_counted(pets):
     assert ["1 of 2 test images" in problem for problem in check_dataset(manifest, root)] == [True]
 
 
+def test_links_among_the_images_of_a_split_file_are_said(pets):
+    manifest, root = pets
+    images = root / "pets" / "images"
+    for other, message in (("0.jpg", r"one file in several of train, val and test, such as .*0.jpg and .*6.jpg \(1 in all\)"),
+                           ("3.jpg", "one file under two classes, .*3.jpg and .*6.jpg; keep the one of the right class")):
+        (images / "6.jpg").unlink()
+        (images / "6.jpg").symlink_to(other)
+        with pytest.warns(UserWarning, match=f"^Image folder .*images has {message}"):
+            load_task(manifest, data_root=root)
+        assert re.search(message, check_dataset(manifest, root)[0])
+    (images / "6.jpg").unlink()
+    (images / "6.jpg").hardlink_to(images / "0.jpg")  # as some keep their archives, with equal files as one
+    assert check_dataset(manifest, root) == []
+
+
 def test_split_files_of_other_systems(pets):
     manifest, root = pets
     before = load_task(manifest, data_root=root)

@@ -89,12 +89,75 @@ def test_what_is_no_image_or_hidden_is_left_alone(birds):
     expected = files_of(birds)
     (birds / "crow" / "notes.txt").write_text("caw")
     (birds / "crow" / "._1.png").write_bytes(b"left by another system")
+    (birds / "crow" / "Thumbs.db").write_bytes(b"left by another system")
     (birds / "licence.md").write_text("mine")
-    draw(birds / ".thumbnails", 3)
-    draw(birds / "crow" / ".thumbnails", 3)
     assert files_of(birds) == expected
     draw(birds / "crow" / "more", 1, ".JPG", first=77)
     assert "crow/more/77.JPG" in sum(files_of(birds).values(), [])
+
+
+SYSTEM_FOLDERS = [".thumbnails", "@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information",
+                  "@Recycle"]
+
+
+@pytest.mark.parametrize("name", SYSTEM_FOLDERS)
+def test_folders_that_systems_make_are_hidden_at_any_depth(name, birds, tmp_path):
+    expected = files_of(birds)
+    for folder in (name, f"{name}/crow", f"crow/{name}", f"crow/{name}/9.png", f"house_sparrow/more/{name}"):
+        draw(birds / folder, 3)
+    assert files_of(birds) == expected
+    for split in SPLITS:
+        for folder in ("cat", "dog", name, f"cat/{name}"):
+            draw(tmp_path / "pets" / split / folder, 2)
+    assert [len(files) for files in files_of(tmp_path / "pets").values()] == [4, 4, 4]
+
+
+def test_all_kinds_that_pillow_reads_are_taken_and_the_others_counted(birds):
+    picture = Image.new("RGB", (8, 8))
+    for name, kind in (("a.jfif", "JPEG"), ("b.jpe", "JPEG"), ("c.GIF", "GIF"), ("d.jp2", "JPEG2000"), ("e", "PNG"),
+                       ("f.tga", "TGA"), ("g.webp", "WEBP"), ("h.dds", "DDS")):
+        picture.save(birds / "crow" / name, kind)
+    assert len({file for part in files_of(birds).values() for file in part}) == 28
+    for name in ("1.heic", "2.HEIC", "3.mp4", "notes"):
+        (birds / "crow" / name).write_bytes(b"something else")
+    (birds / "crow" / "boxes.xml").write_text("<box>")
+    said = ("4 of 32 files in its class folders are left out, since Pillow does not read them: 2 .heic, 1 .mp4, 1 without an "
+            "ending")
+    with pytest.warns(UserWarning, match=rf"^Image folder {birds}: {said}; convert those"):
+        assert sum(map(len, files_of(birds).values())) == 28
+    (problem,) = check_dataset(f"folder:{birds}")
+    assert said in problem
+
+
+def test_results_written_among_the_images_are_no_class(birds):
+    expected = files_of(birds)
+    for folder, mark in (("runs/02_x", "run.json"), ("crow/out", "sweep.json")):
+        draw(birds / folder / "figures", 5)
+        (birds / folder / mark).write_text("{}")
+    draw(birds / "study" / "book" / "_images", 5)
+    draw(birds / "study" / "02_x", 5)
+    (birds / "study" / "02_x" / "run.json").write_text("{}")
+    (birds / "study" / "index.html").write_text("")
+    with pytest.warns(UserWarning, match=r"results of clipnotes in it are left out \(crow/out, runs/02_x, study\); write"):
+        task = load_task(f"folder:{birds}")
+    assert task.classnames == ["crow", "house sparrow"]
+    with pytest.warns(UserWarning):
+        assert files_of(birds) == expected
+
+
+@pytest.mark.parametrize("names", [("Train", "Val", "Test"), ("Training", "Validation", "Testing"), ("TRAIN", "valid", "test")])
+def test_train_val_test_in_other_words(names, tmp_path):
+    for split, n in zip(names, (4, 1, 2), strict=True):
+        for name in ("cat", "dog"):
+            draw(tmp_path / "pets" / split / name, n)
+    task, files = load_task(f"folder:{tmp_path / 'pets'}"), files_of(tmp_path / "pets")
+    assert task.classnames == ["cat", "dog"] and [len(files[split]) for split in SPLITS] == [8, 2, 4]
+    assert all(file.startswith(f"{name}/") for split, name in zip(SPLITS, names, strict=True) for file in files[split])
+    assert task.split_source == "folders {}, {} and {}".format(*names)
+    draw(tmp_path / "pets" / "tests" / "cat", 1)  # means nothing
+    draw(tmp_path / "pets" / "training" / "cat", 1)
+    with says(f"^Image folder .*pets has {names[0]} and training, which all mean train; keep one of them"):
+        load_task(f"folder:{tmp_path / 'pets'}")
 
 
 def test_folders_train_val_test_are_taken_as_they_are(birds, tmp_path):
@@ -124,7 +187,7 @@ def test_classes_that_are_too_small_are_left_out_and_named(birds):
     draw(birds / "owl", 2)
     draw(birds / "jay", 3)
     (birds / "emu").mkdir()
-    with pytest.warns(UserWarning, match=r"^image folder birds: 2 of 5 classes are left out: emu, owl; each of train, val and"):
+    with pytest.warns(UserWarning, match=r"^Image folder birds: 2 of 5 classes are left out: emu, owl; each of train, val and"):
         task = load_task(f"folder:{birds}")
     assert task.classnames == ["crow", "house sparrow", "jay"]
     assert all(len(getattr(task, split).labels.unique()) == 3 for split in SPLITS)
@@ -138,6 +201,16 @@ def test_names_and_templates_come_from_classes_yaml(birds):
     assert load_task(f"folder:{birds}").classnames == ["crow", "house sparrow"]
 
 
+def test_all_in_classes_yaml_is_text_and_it_may_be_named_yml(birds):
+    for folder in ("010", "10"):  # of ImageFolder's labels, for example
+        draw(birds / folder, 3)
+    (birds / "classes.yml").write_text("names: {010: eight, 10: yes, crow: 1:30}\n")
+    assert load_task(f"folder:{birds}").classnames == ["eight", "yes", "1:30", "house sparrow"]
+    (birds / "classes.yaml").write_text("")
+    with says("^Image folder .*birds has classes.yaml and classes.yml; keep one of them"):
+        load_task(f"folder:{birds}")
+
+
 # --- mistakes -----------------------------------------------------------------------------------------------------
 
 
@@ -146,8 +219,9 @@ def test_names_and_templates_come_from_classes_yaml(birds):
     ("[crow]", "holds list; it may hold names"),
     ("classes: {}", "holds classes; it may hold names"),
     ("names: {raven: x}", "names 'raven', but there is no such class folder (there are crow, house_sparrow)"),
-    ("names: {crow: yes}", "has names that are no texts"),
-    ("names: [crow]", "has names that are no texts"),
+    ("names: {crow: }", "has names that are blank or no texts"),
+    ("names: {crow: [a]}", "has names that are blank or no texts"),
+    ("names: [crow]", "has names that are blank or no texts"),
     ("templates: [a bird]", "has a template without a {} for the class name"),
     ("templates: a {}", "has a template without a {} for the class name"),
 ])
@@ -172,7 +246,7 @@ def test_folders_that_are_no_data_set(birds, tmp_path):
     with says(r"^Image folder .*crow has no class folders; put the images of every class into a folder of its own, such as"):
         load_task(f"folder:{birds / 'crow'}")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    with says(r"^Image folder .*empty holds no image in its 1 class folders \(cat ...\); images end in .jpg, "):
+    with says(r"^Image folder .*empty holds no image in its 1 class folders \(cat ...\); give images of a kind that "):
         load_task(f"folder:{tmp_path / 'empty'}")
     draw(tmp_path / "empty" / "cat", 3)
     with says(r"^Image folder .*empty has one class \(cat\) that can be used, but two or more are needed.$"):
@@ -199,6 +273,57 @@ def test_links_that_lead_back_would_count_images_twice(birds, tmp_path):
         load_task(f"folder:{birds}")
     with says("^Image folder / is the root of a file system"):
         load_task("folder:/")
+
+
+def test_a_link_between_class_folders_is_named(birds):
+    for link, target in (("crow/sparrow", "house_sparrow"), ("jackdaw", "crow"), ("a/b", ".")):
+        (birds / link).parent.mkdir(exist_ok=True)
+        (birds / link).symlink_to(birds / target)
+        with says(f"^Image folder {birds / link} is a link to {(birds / target).resolve()}, whose images would count twice"):
+            load_task(f"folder:{birds}")
+        (birds / link).unlink()
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_file_is_one_image_and_has_one_label(link, birds, tmp_path):
+    expected = files_of(birds)
+    link(birds / "crow" / "0.png", birds / "crow" / "same.png")
+    assert files_of(birds) == expected
+    link(birds / "crow" / "0.png", birds / "house_sparrow" / "other.png")
+    with says(f"^Image folder {birds} has one file under two classes, {birds}/crow/0.png and {birds}/house_sparrow/other.png; "
+              "keep the one of the right class"):
+        load_task(f"folder:{birds}")
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_file_in_train_and_test_is_said(link, tmp_path):
+    for split in SPLITS:
+        for name in ("cat", "dog"):
+            draw(tmp_path / "pets" / split / name, 2)
+    for split in SPLITS[1:]:
+        (tmp_path / "pets" / split / "cat" / "1.png").unlink()
+        link(tmp_path / "pets" / "train" / "cat" / "1.png", tmp_path / "pets" / split / "cat" / "1.png")
+    said = r"pets has one file in several of train, val and test, such as .*test/cat/1.png and .*train/cat/1.png \(2 in all\)"
+    with pytest.warns(UserWarning, match=said):
+        assert len(load_task(f"folder:{tmp_path / 'pets'}").test) == 4
+    (problem,) = check_dataset(f"folder:{tmp_path / 'pets'}")
+    assert "train/cat/1.png (2 in all); accuracies are too high" in problem
+
+
+def test_names_that_are_no_utf8(birds, tmp_path, capsys, clip):
+    odd = os.fsdecode(b"\xef")
+    os.rename(birds / "crow" / "0.png", birds / "crow" / f"{odd}.png")  # an image may be named so
+    task = load_task(f"folder:{birds}")
+    assert len(encode_task(clip, task, progress=False).train) == 10
+    (birds / odd).mkdir()
+    with says(rf"^Class folder in {birds} has the name b'\\xef', which is no UTF-8; rename it"):
+        load_task(f"folder:{birds}")
+    os.rename(birds, tmp_path / odd)
+    with says(r"^Image folder has the name b'.*\\xef', which is no UTF-8; rename it"):
+        load_task(f"folder:{tmp_path / odd}")
+    with pytest.raises(SystemExit):
+        main(["data", "check", f"folder:{tmp_path / odd}"])
+    assert "is no UTF-8" in capsys.readouterr().err
 
 
 def test_a_class_folder_that_cannot_be_read_stops(birds, monkeypatch):

@@ -2,18 +2,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-from clipnotes.data.image_folders import IMG_EXTENSIONS, class_images, has_image_suffix, visible_folders
+from clipnotes.data.image_folders import check_utf8, class_images, is_hidden, is_image, visible_folders
 from clipnotes.data.images import SPLITS, Split, splits_of_files
+from clipnotes.data.same_files import each_file_once
 from clipnotes.errors import ClipnotesError
 from clipnotes.yaml_files import read_yaml
 
 TEMPLATE = "a photo of a {}."
-NAMES_FILE = "classes.yaml"
+NAMES_FILES = ("classes.yaml", "classes.yml")
+SPLIT_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 def folder_manifest(folder: Path) -> dict[str, Any]:
@@ -21,77 +24,86 @@ def folder_manifest(folder: Path) -> dict[str, Any]:
     if folder == folder.parent:
         raise ClipnotesError(f"Image folder {folder} is the root of a file system; give folder:PATH of a folder that holds one "
                              "folder of images a class.")
+    check_utf8(str(folder), "Image folder")
     if not folder.is_dir():
         raise ClipnotesError(f"Image folder {folder} {'is a file' if folder.exists() else 'does not exist'}; give folder:PATH "
                              "of a folder that holds one folder of images a class.")
-    names, templates = read_names(folder / NAMES_FILE)
-    words = "folders train, val and test" if has_splits(folder) else "50/20/30 % of every class, by a hash of the names"
+    names, templates = read_names(names_file(folder))
+    parts = split_folders(folder)
+    words = "folders {}, {} and {}".format(*parts.values()) if parts else "50/20/30 % of every class, by a hash of the names"
     return {"name": folder.name, "title": folder.name, "task": "images of your own", "licence": "your own",
             "classes": {"count": "any", "source": "the names of its folders"}, "templates": templates,
             "counts": dict.fromkeys(SPLITS, "any"), "path": folder,
-            "source": {"kind": "folder", "images": str(folder), "names": names, "words": words}}
+            "source": {"kind": "folder", "images": str(folder), "names": names, "folders": parts, "words": words}}
 
 
 def own_folder(manifest: Any, data_root: str | Path) -> tuple[dict[str, Split], list[str]]:
     """({split: Split}, class names) of the images of one's own.
 
     PATH/CLASS/... holds the images of a class, of which each split gets a share (see `shares`), chosen by a hash of their
-    names; or PATH/train/CLASS/..., PATH/val/CLASS/... and PATH/test/CLASS/..., taken as they are. Every split needs an image
-    of every class: classes that are too small for it are left out, with a warning. PATH/classes.yaml may give names,
-    {folder: class name}, and templates. Raises ClipnotesError where there are no images, no two classes that can be used, a
-    folder that cannot be read, a link that leads back, or a classes.yaml that does not fit.
+    names; or PATH/train/CLASS/..., PATH/val/CLASS/... and PATH/test/CLASS/..., taken as they are (see `split_folders`). Every
+    split needs an image of every class: classes that are too small for it are left out, with a warning. PATH/classes.yaml may
+    give names, {folder: class name}, and templates. Raises ClipnotesError where there are no images, no two classes that can
+    be used, a folder that cannot be read, a link that leads back, one file under two classes, a classes.yaml that does not
+    fit.
     """
-    folder, names = Path(manifest.source["images"]), manifest.source["names"]
-    images = images_of(folder, SPLITS) if has_splits(folder) else shared_out(images_of(folder, ["."])["."])
+    folder, names, parts = Path(manifest.source["images"]), manifest.source["names"], manifest.source["folders"]
+    images = images_of(folder, parts) if parts else shared_out(images_of(folder, {".": "."})["."])
     everywhere = sorted({c for part in images.values() for c in part})
     classes = usable_classes(folder, images, everywhere)
     if strange := [c for c in names if c not in everywhere]:
-        raise bad_names(folder / NAMES_FILE, f"names {strange[0]!r}, but there is no such class folder (there are "
+        raise bad_names(names_file(folder), f"names {strange[0]!r}, but there is no such class folder (there are "
                                              f"{', '.join(everywhere[:10])})")
     titles = [names.get(c, c.replace("_", " ")) for c in classes]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
-        raise ClipnotesError(f"Image folder {folder} has several classes named {twice[0]!r}; rename one in {NAMES_FILE}: "
+        raise ClipnotesError(f"Image folder {folder} has several classes named {twice[0]!r}; rename one in {NAMES_FILES[0]}: "
                              "names: {folder: class name}.")
     rows = {split: [(path, label) for label, c in enumerate(classes) for path in images[split][c]] for split in SPLITS}
     return splits_of_files(manifest, folder, rows), titles
 
 
-def has_splits(folder: Path) -> bool:
-    """Whether the folder holds train, val and test; ClipnotesError where it has some of them, but not all."""
-    here = [split for split in SPLITS if holds_folders_only(folder / split)]
-    if here and len(here) < len(SPLITS):
-        missing = ", ".join(split for split in SPLITS if split not in here)
-        raise ClipnotesError(f"Image folder {folder} has {' and '.join(here)} with class folders inside, but no {missing}; "
-                             "give all of train, val and test, or put the class folders into the folder itself.")
-    return bool(here)
+def split_folders(folder: Path) -> dict[str, str]:
+    """{split: name of its folder} where the folder holds train, val and test, named in any of SPLIT_WORDS; else {}.
+
+    ClipnotesError where it has some of them, but not all, or two for one split.
+    """
+    here = {split: [name for name in visible_folders(folder) if name.lower() in words and holds_folders_only(folder / name)]
+            for split, words in SPLIT_WORDS.items()}
+    found = [name for names in here.values() for name in names]
+    if found and (missing := [split for split, names in here.items() if not names]):
+        raise ClipnotesError(f"Image folder {folder} has {' and '.join(found)} with class folders inside, but no "
+                             f"{', '.join(missing)}; give all of train, val and test, or put the class folders into the folder "
+                             "itself.")
+    for split, names in here.items():
+        if len(names) > 1:
+            raise ClipnotesError(f"Image folder {folder} has {' and '.join(names)}, which all mean {split}; keep one of them.")
+    return {split: here[split][0] for split in SPLITS} if found else {}
 
 
 def holds_folders_only(folder):
     """Whether a folder has folders and no image directly inside: a split, not a class that happens to be named `train`."""
-    return folder.is_dir() and bool(visible_folders(folder)) and not any(map(is_image, os.listdir(folder)))
-
-
-def is_image(path):
-    return has_image_suffix(path) and "/." not in f"/{path}"  # nothing hidden, such as ._cat.jpg
+    files = (entry.path for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
+    return bool(visible_folders(folder)) and not any(map(is_image, files))
 
 
 def images_of(folder, parts):
-    """{part: {class folder: [paths relative to `folder`, in order]}} of all images below the class folders of its parts."""
-    roots = {part: os.path.normpath(folder / part) for part in parts}
+    """{part: {class folder: [paths relative to `folder`, in order]}} of all images below the class folders of its parts,
+    {part: folder}."""
+    roots = {part: os.path.normpath(folder / name) for part, name in parts.items()}
     classes = {part: visible_folders(root) for part, root in roots.items()}
     for part, root in roots.items():
         if not classes[part]:
             raise ClipnotesError(f"Image folder {root} has no class folders; put the images of every class into a folder "
                                  f"of its own, such as {os.path.join(root, 'cat', '1.jpg')}.")
     start, images = len(f"{folder}/"), {}
-    found = class_images(folder, roots.values(), set().union(*classes.values()), lambda path: is_image(path[start:]))
+    found = class_images(folder, roots.values(), set().union(*classes.values()))
     for (part, root), pairs in zip(roots.items(), found, strict=True):
         if not pairs:
             raise ClipnotesError(f"Image folder {root} holds no image in its {len(classes[part])} class folders "
-                                 f"({', '.join(classes[part][:3])} ...); images end in {', '.join(IMG_EXTENSIONS)}.")
-        images[part] = {c: [] for c in classes[part]}
-        for path, c in pairs:
-            images[part][c].append(path[start:])
+                                 f"({', '.join(classes[part][:3])} ...); give images of a kind that Pillow reads, such as .jpg "
+                                 "or .png.")
+        found_in = {c: [path for path, _ in group] for c, group in itertools.groupby(pairs, lambda pair: pair[1])}
+        images[part] = {c: [path[start:] for path in each_file_once(found_in.get(c, []))] for c in classes[part]}
     return images
 
 
@@ -129,19 +141,27 @@ def usable_classes(folder, images, everywhere):
         small = f"; too small are {reason}" if left_out else ""
         raise ClipnotesError(f"Image folder {folder} has {only} that can be used, but two or more are needed{small}.")
     if left_out:
-        warnings.warn(f"image folder {folder.name}: {len(left_out)} of {len(everywhere)} classes are left out: {reason}",
+        warnings.warn(f"Image folder {folder.name}: {len(left_out)} of {len(everywhere)} classes are left out: {reason}.",
                       stacklevel=1)  # one place, so that it is shown once
     return usable
 
 
+def names_file(folder: Path) -> Path:
+    """The classes.yaml of a folder, which may be named classes.yml; ClipnotesError where it has both."""
+    here = [folder / name for name in NAMES_FILES if (folder / name).is_file()]
+    if len(here) > 1:
+        raise ClipnotesError(f"Image folder {folder} has {' and '.join(NAMES_FILES)}; keep one of them.")
+    return here[0] if here else folder / NAMES_FILES[0]
+
+
 def read_names(path):
-    """({class folder: name}, templates) of a classes.yaml, ({}, [the usual one]) where there is none."""
-    content = read_yaml(path, str(path)) or {} if path.is_file() else {}
+    """({class folder: name}, templates) of a classes.yaml, ({}, [the usual one]) where there is none; all it holds is text."""
+    content = read_yaml(path, str(path), texts=True) or {} if path.is_file() else {}
     if not isinstance(content, dict) or not set(content) <= {"names", "templates"}:
         raise bad_names(path, f"holds {', '.join(map(str, content)) if isinstance(content, dict) else type(content).__name__}")
     names, templates = content.get("names") or {}, content.get("templates") or [TEMPLATE]
     if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
-        raise bad_names(path, "has names that are no texts (quote names such as \"yes\" or \"1\")")
+        raise bad_names(path, "has names that are blank or no texts")
     if not isinstance(templates, list) or not all(isinstance(text, str) and "{}" in text for text in templates):
         raise bad_names(path, "has a template without a {} for the class name")
     return names, templates

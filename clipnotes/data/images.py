@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipnotes.data.same_files import check_same_files
+
 SPLITS = ("train", "val", "test")
 
 
@@ -65,7 +67,9 @@ def file_state(path):
 
 
 def splits_of_files(manifest: Any, folder: Path, rows: dict[str, list[tuple[str, int]]]) -> dict[str, Split]:
-    """{split: Split} of image files, rows (path relative to `folder`, label)."""
+    """{split: Split} of image files, rows (path relative to `folder`, label); see `check_same_files` for links among them."""
+    check_same_files(folder, rows, own=manifest.kind == "folder")
+
     def split_of(split, part):
         source = f"{manifest.fingerprint} {folder.resolve()} {split} " + "\n".join(path for path, _ in part)
         return Split([label for _, label in part], lambda: [folder / path for path, _ in part], source, files=True)

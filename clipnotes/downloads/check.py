@@ -25,9 +25,13 @@ def check_dataset(name: str, data_root: str | Path = "data") -> list[str]:
     manifest = load_manifest(name)  # a name that is unknown is no problem of the data
     problems = split_file_problems(manifest, data_root) if manifest.takes_split_file(data_root) else []
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Split file ")  # is among the problems
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             task = load_task(name, data_root=data_root)
+        problems += [doubt for each in caught if (doubt := str(each.message)).startswith("Image folder ")]
+        for each in caught:
+            if not str(each.message).startswith(("Image folder ", "Split file ")):  # those are among the problems
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     except ClipnotesError as error:
         return list(dict.fromkeys([*problems, str(error)]))
     except OSError as error:
