@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from clipnotes.analysis.correlation import outlier, pearson
+from clipnotes.analysis.correlation import outlier
 from clipnotes.exhibits.papers import known_numbers
 from clipnotes.exhibits.real_clip import TITLES, read
 from clipnotes.lab.figures import PALETTE
@@ -77,7 +77,7 @@ def gain_scatter(ax, points, column, kinds):
     ax.axvline(0, color="0.5", linewidth=1)
     x, y = points[column].to_numpy(), points["gain"].to_numpy()
     if len(points) > 2:
-        said = f"r = {pearson(x, y):.2f}, n = {len(points)}"
+        said = f"r = {np.corrcoef(x, y)[0, 1]:.2f}, n = {len(points)}"
         if len(points) > 3:
             off, without = outlier(x, y)
             name = title_of(points["dataset"].iloc[off])
