@@ -117,7 +117,16 @@ def test_the_most_frequent_pairs():
     table = of([[0.5, 0.3, 0.2], [0.1, 0.9, 0.0], [0.6, 0.3, 0.1]], ["a", "b", "c"]).pairs(4)
     assert list(table) == ["true", "predicted", "share"]
     assert table.to_numpy().tolist() == [["c", "a", 0.6], ["a", "b", 0.3], ["c", "b", 0.3], ["a", "c", 0.2]]
+    assert list(table.index) == [(2, 0), (0, 1), (2, 1), (0, 2)]
     assert len(of(np.full((3, 3), 1 / 3)).pairs(99)) == 6  # no class with itself
+
+
+def test_pairs_of_classes_of_one_name_are_told_apart_by_their_labels():
+    found = of([[0.9, 0.0, 0.1], [0.0, 1.0, 0.0], [0.0, 0.3, 0.7]], ["missile", "dog", "missile"])  # as ImageNet has them
+    table = found.pairs()
+    assert table["true"].tolist() == ["missile", "missile"] and table["predicted"].tolist() == ["dog", "missile"]
+    assert list(table.index) == [(2, 1), (0, 2)] and [found.matrix[a, b] for a, b in table.index] == table["share"].tolist()
+    assert table.iloc[-1].name == (0, 2)
 
 
 def test_the_matrix_serves_as_noise():

@@ -49,16 +49,17 @@ class Confusion:
         return leaves_list(linkage(squareform(distance), "average", optimal_ordering=True)).astype(np.int64)
 
     def pairs(self, k: int = 10) -> pd.DataFrame:
-        """The k most frequent confusions, most frequent first: a DataFrame with columns true, predicted, share.
+        """The k most frequent confusions, most frequent first: a DataFrame with columns true, predicted (names), share.
 
-        (a, b) and (b, a) are two pairs. Pairs that never occur are left out.
+        The index holds the labels (true, predicted): two classes may bear one name, as some of ImageNet's do. (a, b) and (b, a)
+        are two pairs. Pairs that never occur are left out.
         """
         wrong = self.matrix * (1 - np.eye(len(self.matrix)))
         best = np.argsort(-wrong, axis=None, kind="stable")[:k]
         best = best[wrong.flat[best] > 0]
         rows, columns = np.unravel_index(best, wrong.shape)
         return pd.DataFrame({"true": [self.classnames[i] for i in rows], "predicted": [self.classnames[j] for j in columns],
-                             "share": wrong[rows, columns]})
+                             "share": wrong[rows, columns]}, index=pd.MultiIndex.from_arrays([rows, columns]))
 
 
 def confusion(predicted: Any, y: Any, classnames: Sequence[str]) -> Confusion:
