@@ -65,6 +65,17 @@ def test_runs_recorded_twice_count_once(sweep, tmp_path):
                     "again/e": "complete", "again/f": "complete"}  # c: the failed record gives way to the complete one
 
 
+@pytest.mark.parametrize("name", ["NA", "null", "nan", "None", "N/A", "007", "1e3", "True"])
+def test_a_name_is_what_is_written(name, tmp_path):
+    record_run(tmp_path / "runs" / name, [accuracy(0.5, dataset=name, q=float("nan"))], dataset=name, seeds=[1])
+    table = gather([tmp_path / "runs"])
+    write_gathered(table, tmp_path / "all.csv")
+    for each in (table, read_gathered([tmp_path / "all.csv"])):
+        row = each.loc[0]
+        assert (row["dataset"], row["run"], row["p_dataset"], row["version"]) == (name, name, name, "0.1.0")
+        assert row["value"] == 0.5 and pd.isna(row["q"]) and pd.isna(row["error"])
+
+
 def test_a_single_run_and_a_study_are_gathered_as_well(sweep, tmp_path):
     assert gather([sweep / "runs" / "a"])["run"].unique().tolist() == ["a"]
     record_run(tmp_path / "study" / "00_start_here", [], notebook="00_start_here")

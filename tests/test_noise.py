@@ -149,7 +149,7 @@ Y, HUMAN = np.array([0, 1, 2, 1]), np.array([0, 2, 2, 1])
 @pytest.mark.parametrize("write, name", [
     (lambda path: np.save(path, HUMAN), "a.npy"),
     (lambda path: np.savez(path, clean=Y, worse=HUMAN), "a.npz"),
-    (lambda path: path.write_text("0\n2\n2\n1\n"), "a.txt"),
+    (lambda path: path.write_text("0\n2\n2\n1\n", encoding="utf-8-sig"), "a.txt"),  # with a byte order mark
     (lambda path: path.write_text("image,worse\na.jpg,0\nb.jpg,2\nc.jpg,2\nd.jpg,1\n"), "a.csv"),
     (lambda path: torch.save({"clean": Y, "worse": HUMAN}, path), "a.pt"),  # numpy arrays, as CIFAR-10N has them
     (lambda path: torch.save(torch.from_numpy(HUMAN), path), "b.pt"),
@@ -170,7 +170,7 @@ def test_human_label_files_that_do_not_fit(tmp_path, capsys):
     path = tmp_path / "a.npy"
     with says("a.npy does not exist; check the path.$"):
         read_labels(path)
-    with says("^Label file a.pkl is of no known type; give one of .npy, .npz, .txt, .csv, .pt.$"):
+    with says("^Label file a.pkl is of no known type; give one of .npy, .npz, .csv, .pt, .txt.$"):
         read_labels(tmp_path / "a.pkl")
     np.save(path, np.array([Malice()]), allow_pickle=True)
     torch.save(Malice(), tmp_path / "a.pt")
@@ -183,13 +183,16 @@ def test_human_label_files_that_do_not_fit(tmp_path, capsys):
         with says(f"^Label file a.npz has no entry {key!r}; give key= one of clean, worse.$"):
             read_labels(tmp_path / "a.npz", key)
     np.save(path, Y / 2)
-    with says("^Label file a.npy holds values of type float64; labels must be whole numbers.$"):
+    with says(r"^a.npy holds values of type float64; labels must be whole numbers \(integers\).$"):
         read_labels(path)
     np.save(path, Y[1:])
     with says(r"holds labels of shape \[3\] for 4 images; give one label an image"):
         corrupt_labels(Y, kind="human", path=path)
     np.save(path, Y + 1)
-    with says("^Label 3 of a.npy is out of range; labels must be 0 to 2, as there are 3 classes.$"):
+    for row in (-1, 4):
+        with says(f"a.npy holds 4 labels, but row {row} was asked for; give rows= of the data set"):
+            corrupt_labels(Y[1:2], kind="human", path=path, rows=[row])
+    with says("^Label 3 in a.npy is out of range; labels must be 0 to 2, as there are 3 classes.$"):
         corrupt_labels(Y, kind="human", path=path)
     with says('^Noise kind "human" needs the file with the given labels; give path=.$'):
         corrupt_labels(Y, kind="human")
@@ -202,19 +205,19 @@ def test_human_label_files_that_do_not_fit(tmp_path, capsys):
 
 def test_bad_input():
     for rate in (-0.1, 1.5, float("nan"), None):
-        with says(f"^Noise rate {rate} is out of range; it must lie between 0 and 1, such as 0.25.$"):
+        with says(f"^rate = {rate} is (out of range|no number); it must be a number from 0 to 1.$"):
             corrupt_labels(Y, rate)
-    with says("^Noise kind 'random' is unknown; choose uniform, pairflip, confusion, annotator, human, ptnl.$"):
+    with says("^kind = 'random' is unknown; choose 'uniform', 'pairflip', 'confusion', 'annotator', 'human' or 'ptnl'.$"):
         corrupt_labels(Y, 0.5, "random")
-    with says("^Label 2 is out of range; labels must be 0 to 1, as there are 2 classes.$"):
+    with says("^Label 2 in y is out of range; labels must be 0 to 1, as there are 2 classes.$"):
         corrupt_labels(Y, 0.5, n_classes=2)
-    with says("^Label -1 is out of range"):
+    with says("^Label -1 in y is out of range"):
         corrupt_labels(Y - 1, 0.5)
-    with says(r"^Labels have shape \[4\] and type float64; give whole numbers \[N\].$"):
+    with says(r"^y holds values of type float64; labels must be whole numbers \(integers\).$"):
         corrupt_labels(Y / 2, 0.5)
-    with says(r"^Labels have shape \[2, 2\]"):
+    with says(r"^y has shape \[2, 2\]"):
         corrupt_labels(Y.reshape(2, 2), 0.5)
-    with says("^1 class, but a wrong label needs another one; give two or more.$"):
+    with says("^n_classes = 1 is out of range; it must be a whole number of 2 or more.$"):
         corrupt_labels([0, 0], 0.5)
     with says("^Noise rate 0.125 of classes with at most 2 images rounds to no wrong label at all; raise the rate"):
         corrupt_labels(Y, 0.125)
@@ -222,10 +225,10 @@ def test_bad_input():
         corrupt_labels(Y, 0.5, "confusion")
     with says(r"^Logits have shape \[4, 4\], but 4 labels of 3 classes need \[4, 3\].$"):
         corrupt_labels(Y, 0.5, "confusion", logits=np.zeros((4, 4)))
-    with says("^4 rows of logits hold NaN; compute them again.$"):
+    with says("^4 rows of logits hold NaN or infinite values"):
         corrupt_labels(Y, 0.5, "confusion", logits=np.full((4, 3), np.nan))
     for shots in (None, 0):
-        with says(f'^shots = {shots}, but noise kind "ptnl" draws that many images a class; give 1 or more.$'):
+        with says(f"^shots = {shots} is (out of range|no whole number); it must be a whole number of 1 or more.$"):
             corrupt_labels(Y, 0.5, "ptnl", shots=shots)
     with says("^Class 1 has no image to draw from; give the full training split.$"):
         ptnl_sample([0, 2], 1, 0)

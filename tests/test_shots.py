@@ -36,6 +36,7 @@ def test_a_draw_is_written_and_read_back(dtd, tmp_path):
     assert again.train.images == few.train.images and again.train.labels.tolist() == few.train.labels.tolist()
     assert again.shots == 2 and len(again.val) == len(task.val) and again.test is task.test
     assert again.split_source == f"{task.split_source}; few-shot file draw.json"
+    (tmp_path / "draw.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "draw.json").read_bytes())  # as some editors save it
     read = read_few_shot(tmp_path / "draw.json")
     assert read["train"][0] == (few.train.images[0].as_posix(), 0) and len(read["val"]) == len(task.val)
 

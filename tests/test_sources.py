@@ -208,6 +208,15 @@ def test_a_split_file_alone_is_no_data_set(tmp_path):
         load_task(manifest.path, data_root=tmp_path)
 
 
+def test_a_list_with_a_byte_order_mark(tmp_path):
+    _, manifest = write_layout("fgvc_aircraft", tmp_path)
+    before = load_task(manifest, data_root=tmp_path)
+    for path in (tmp_path / "fgvc_aircraft/fgvc-aircraft-2013b/data").glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
+    task = load_task(manifest, data_root=tmp_path)
+    assert task.classnames == before.classnames and task.test.images == before.test.images
+
+
 def test_a_damaged_list(tmp_path):
     _, manifest = write_layout("fgvc_aircraft", tmp_path)
     path = tmp_path / "fgvc_aircraft/fgvc-aircraft-2013b/data/images_variant_val.txt"

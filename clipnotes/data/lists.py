@@ -121,4 +121,4 @@ def stanford_dogs(manifest: Manifest, folder: Path, data_root: str | Path) -> Li
 
 
 def read_lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]

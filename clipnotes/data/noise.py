@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from clipnotes.checks import SEED, Number, OneOf, Whole, class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
 from clipnotes.file_kinds import kind_of
+from clipnotes.text_files import read_csv
 
 KINDS = ("uniform", "pairflip", "confusion", "annotator", "human", "ptnl")
+RATE = Number(0, 1)
 
 
 @dataclass
@@ -47,12 +50,11 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
     n_classes: C; by default one more than the largest label. Raises ClipnotesError for a rate outside [0, 1], labels out
     of range, one class only, classes too small for any flip, and whatever a kind needs and did not get.
     """
-    if kind not in KINDS:
-        raise ClipnotesError(f"Noise kind {kind!r} is unknown; choose {', '.join(KINDS)}.")
+    OneOf(*KINDS)(kind, "kind"), SEED(seed, "seed")
     y, n_classes = checked_labels(y, n_classes)
     if kind == "human":
         return human_labels(y, n_classes, rate, path, key, rows)
-    check_rate(rate)
+    RATE(rate, "rate")
     if kind == "ptnl":
         return ptnl_sample(y, shots, rate, n_classes, seed)
     if kind == "annotator":
@@ -88,9 +90,7 @@ def ptnl_sample(y, shots, rate, n_classes=None, seed=1):
 
     Raises ClipnotesError for a class without images and for other classes that have run out of wrong images.
     """
-    check_rate(rate)
-    if not shots or shots < 1:
-        raise ClipnotesError(f'shots = {shots}, but noise kind "ptnl" draws that many images a class; give 1 or more.')
+    RATE(rate, "rate"), Whole(1)(shots, "shots"), SEED(seed, "seed")
     y, n_classes = checked_labels(y, n_classes)
     rows_of, n_wrong = dict(class_rows(y, n_classes)), round(rate * shots)
     empty = [c for c, rows in rows_of.items() if not len(rows)]
@@ -139,15 +139,13 @@ def annotator_labels(y, rate, logits, seed=1):
 
 
 def checked_logits(logits, y, n_classes, kind="confusion"):
-    """float64 [N, C], a copy; ClipnotesError where they are missing, of another shape, or hold NaN."""
+    """float64 [N, C], a copy; ClipnotesError where they are missing, of another shape, or not finite."""
     if logits is None:
         raise ClipnotesError(f'Noise kind "{kind}" needs zero-shot logits [N, C] of the same images; give logits=.')
-    logits = torch.as_tensor(logits).double().cpu().numpy().copy()
+    logits = feature_matrix(logits, "logits", views=False).double().cpu().numpy().copy()
     if logits.shape != (len(y), n_classes):
         raise ClipnotesError(f"Logits have shape {list(logits.shape)}, but {len(y)} labels of {n_classes} classes need "
                              f"[{len(y)}, {n_classes}].")
-    if np.isnan(logits).any():
-        raise ClipnotesError(f"{np.isnan(logits).any(1).sum()} rows of logits hold NaN; compute them again.")
     return logits
 
 
@@ -168,8 +166,8 @@ def human_labels(y, n_classes, rate, path, key, rows=None):
     true = pick(content, path, "clean_label") if isinstance(content, dict) and "clean_label" in content else None
     if rows is not None:
         rows = np.asarray(rows)
-        if len(rows) and rows.max() >= len(labels):
-            raise ClipnotesError(f"{path} holds {len(labels)} labels, but row {rows.max()} was asked for; give rows= of the "
+        if outside := [row for row in rows.tolist() if not 0 <= row < len(labels)]:
+            raise ClipnotesError(f"{path} holds {len(labels)} labels, but row {outside[0]} was asked for; give rows= of the "
                                  "data set that the file belongs to.")
         labels, true = labels[rows], None if true is None else true[rows]
     if labels.shape != y.shape:
@@ -178,7 +176,7 @@ def human_labels(y, n_classes, rate, path, key, rows=None):
     if true is not None and (true != y).any():
         raise ClipnotesError(f"{path} was made for other images: its true labels differ from those of {(true != y).sum()} of "
                              f"the {len(y)} images; give the training images in the published order, or rows=.")
-    return noisy_labels(checked_labels(labels, n_classes, f" of {Path(path).name}")[0], y, np.arange(len(y)))
+    return noisy_labels(checked_labels(labels, n_classes, Path(path).name)[0], y, np.arange(len(y)))
 
 
 def read_labels(path, key=None):
@@ -214,10 +212,7 @@ def pick(content, path, key=None):
             raise ClipnotesError(f"Label file {Path(path).name} has no entry {key!r}; give key= one of "
                                  f"{', '.join(map(str, content))}.")
         content = content[key]
-    labels = np.asarray(content)
-    if labels.dtype.kind not in "iu":
-        raise ClipnotesError(f"Label file {Path(path).name} holds values of type {labels.dtype}; labels must be whole numbers.")
-    return labels.astype(np.int64)
+    return class_labels(content, Path(path).name).numpy()
 
 
 def read_npz(path):
@@ -225,10 +220,8 @@ def read_npz(path):
         return dict(file)
 
 
-def read_csv(path):
-    import pandas as pd
-
-    return {column: values.to_numpy() for column, values in pd.read_csv(path).items()}
+def read_columns(path):
+    return {column: values.to_numpy() for column, values in read_csv(path).items()}
 
 
 def read_torch(path):
@@ -242,8 +235,8 @@ def read_torch(path):
 _reconstruct = np.empty(0).__reduce__()[0]
 ARRAY_GLOBALS = [(_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
 
-READERS = {".npy": lambda path: np.load(path, allow_pickle=False), ".npz": read_npz,
-           ".txt": lambda path: np.loadtxt(path, dtype=np.int64, ndmin=1), ".csv": read_csv, ".pt": read_torch}
+READERS = {".npy": lambda path: np.load(path, allow_pickle=False), ".npz": read_npz, ".csv": read_columns, ".pt": read_torch,
+           ".txt": lambda path: np.loadtxt(path, dtype=np.int64, ndmin=1, encoding="utf-8-sig")}
 
 
 # --- checks -------------------------------------------------------------------------------------------------------
@@ -259,21 +252,7 @@ def class_rows(y, n_classes):
         yield c, np.flatnonzero(y == c)
 
 
-def check_rate(rate):
-    if rate is None or not 0 <= rate <= 1:
-        raise ClipnotesError(f"Noise rate {rate} is out of range; it must lie between 0 and 1, such as 0.25.")
-
-
-def checked_labels(y, n_classes, where=""):
-    """(int64 array [N], number of classes); ClipnotesError for labels out of range or too few classes."""
-    y = torch.as_tensor(y).cpu().numpy()
-    if y.ndim != 1 or not len(y) or y.dtype.kind not in "iu":
-        raise ClipnotesError(f"Labels{where} have shape {list(y.shape)} and type {y.dtype}; give whole numbers [N].")
-    n_classes = int(y.max()) + 1 if n_classes is None else n_classes
-    if n_classes < 2:
-        raise ClipnotesError(f"{n_classes} class, but a wrong label needs another one; give two or more.")
-    if y.min() < 0 or y.max() >= n_classes:
-        bad = y.min() if y.min() < 0 else y.max()
-        raise ClipnotesError(f"Label {bad}{where} is out of range; labels must be 0 to {n_classes - 1}, as there are "
-                             f"{n_classes} classes.")
-    return y.astype(np.int64), n_classes
+def checked_labels(y, n_classes, name="y"):
+    """(int64 array [N], number of classes); ClipnotesError for labels that are none or out of range, or too few classes."""
+    y = class_labels(y, name, n_classes=n_classes).cpu().numpy()
+    return y, Whole(2)(int(y.max()) + 1 if n_classes is None else n_classes, "n_classes")  # a wrong label needs another class

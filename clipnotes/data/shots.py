@@ -33,7 +33,7 @@ def read_few_shot(path):
     if not path.is_file():
         raise ClipnotesError(f"Few-shot file {path} does not exist; check the path, or write one with write_few_shot.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         lists = {split: content.get(split, []) for split in ("train", "val")}
         lists = {split: rows["data"] if isinstance(rows, dict) else rows for split, rows in lists.items()}
         return {split: [(str(row["impath"]), int(row["label"])) for row in rows] for split, rows in lists.items()}

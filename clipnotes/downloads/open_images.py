@@ -20,6 +20,7 @@ from clipnotes.downloads.open_images_draw import DETAILS, draw_candidates, image
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write, lock
 from clipnotes.progress import progress_bar
+from clipnotes.text_files import read_csv
 
 THREADS = 8
 SHOWN = 5     # of the images that could not be had
@@ -67,7 +68,7 @@ def rebuild_subset(list_csv: str | Path, out: str | Path, images_csv: str | Path
     """
     out = named_folder(out)
     with reading(list_csv):
-        rows = pd.read_csv(list_csv, dtype=str, usecols=lambda column: column in LIST)
+        rows = read_csv(list_csv, dtype=str, usecols=lambda column: column in LIST)
     if missing := {"ImageID", "DisplayName"} - set(rows):
         raise ClipnotesError(f"{list_csv} has no column {' and no '.join(sorted(missing))}; a list of images needs both "
                              "ImageID and DisplayName.")

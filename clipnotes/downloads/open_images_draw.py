@@ -14,6 +14,7 @@ from clipnotes.data.tasks import load_task
 from clipnotes.errors import ClipnotesError
 from clipnotes.file_kinds import stand_in
 from clipnotes.progress import progress_bar
+from clipnotes.text_files import read_csv
 
 ROWS = 1_000_000  # of a CSV file in memory at a time
 POOL = 4          # candidates for every image that is wanted, since many addresses lead nowhere by now
@@ -52,7 +53,7 @@ def class_names(classes_csv: str | Path) -> pd.Series:
     """Display names by label name (such as /m/01yrx), a Series; names that several labels share are left out."""
     columns = ["LabelName", "DisplayName"]
     with reading(classes_csv):
-        table = pd.read_csv(classes_csv, header=None, names=columns, dtype=str, keep_default_na=False)
+        table = read_csv(classes_csv, text=True, header=None, names=columns)
     table = table[table["LabelName"].str.startswith("/")]  # not the header, which the older files lack
     names = table.drop_duplicates().set_index("LabelName")["DisplayName"].str.strip()
     if names.empty:
@@ -134,7 +135,7 @@ def image_numbers(ids: pd.Series) -> np.ndarray:
 
 def read_pieces(path: str | Path, columns: dict, progress: bool = True) -> Iterator[pd.DataFrame]:
     """Yield DataFrames of ROWS rows of a CSV file with the given columns {name: type}."""
-    with reading(path), pd.read_csv(path, usecols=list(columns), dtype=columns, chunksize=ROWS) as pieces:
+    with reading(path), read_csv(path, usecols=list(columns), dtype=columns, chunksize=ROWS) as pieces:
         yield from progress_bar(pieces, desc=f"reading {Path(path).name}", unit=" million rows", leave=False,
                                 disable=not progress)
 

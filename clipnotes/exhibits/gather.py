@@ -15,8 +15,10 @@ from clipnotes.files import atomic_write
 from clipnotes.progress import progress_bar
 from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import COLUMNS, RESULTS, damage, read_facts, read_sweep
+from clipnotes.text_files import read_csv
 
 FACTS = ["run", "status", "seconds", "version", "error"]
+NAMES = ("notebook", "dataset", "model", "method", "loss", "noise_kind", "metric", "run", "status", "version", "error")  # texts
 COUNTS = ("shots", "seed", "epoch", "members")  # columns of whole numbers, with empty cells
 _RANKS = ["complete", "failed", "running", "damaged", "missing"]  # of several records of one run, the first of these counts
 
@@ -162,7 +164,7 @@ def _text(table):
 
 def _parsed(source):
     """A table in memory has the types that its file has, whoever made it."""
-    table = pd.read_csv(source, low_memory=False)
+    table = read_csv(source, dtype=dict.fromkeys([*NAMES, *(f"p_{name}" for name in NAMES)], str))
     try:
         return table.astype({name: "Int64" for name in COUNTS if name in table})
     except (TypeError, OverflowError):

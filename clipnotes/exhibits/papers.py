@@ -6,6 +6,7 @@ import pandas as pd
 
 from clipnotes.errors import ClipnotesError
 from clipnotes.paths import manifests_dir
+from clipnotes.text_files import read_csv
 
 # What the papers and their users call our methods.
 _ALIASES = {
@@ -30,7 +31,7 @@ def paper_numbers(paper):
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
         raise ClipnotesError(f"There is no paper {paper!r}; known are: {names}.")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return read_csv(path, text=True)
 
 
 def compare(paper, records, item, **filters):

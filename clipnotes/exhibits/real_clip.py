@@ -10,6 +10,7 @@ import pandas as pd
 from clipnotes.analysis.overlap import Overlap
 from clipnotes.errors import ClipnotesError
 from clipnotes.paths import manifests_dir
+from clipnotes.text_files import read_csv
 
 TITLES = {"caltech101": "Caltech101", "oxford_pets": "Oxford Pets", "dtd": "DTD", "stanford_cars": "Stanford Cars"}
 SOURCE = "OpenAI CLIP ViT-B/32, public features"
@@ -21,7 +22,7 @@ def read(name: str) -> pd.DataFrame:
     if not path.is_file():
         raise ClipnotesError(f"Table {name!r} of real CLIP is unknown; there are: "
                              f"{', '.join(sorted(file.stem for file in path.parent.glob('*.csv')))}.")
-    return pd.read_csv(path)
+    return read_csv(path)
 
 
 def overlap_of(dataset: str, features: str = "original") -> Overlap:

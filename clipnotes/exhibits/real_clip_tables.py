@@ -27,6 +27,7 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.methods import PCAProjection, SGDConfig
 from clipnotes.methods.corrections import principal_axes
+from clipnotes.text_files import read_csv
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def make(folder: str | Path, out: str | Path, settings: Settings = Settings(), r
         if path.is_file():
             report(f"{path}: kept")
             continue
-        table = compute(real, *(pd.read_csv(out / f"{needed}.csv") for needed in NEEDS.get(name, ())))
+        table = compute(real, *(read_csv(out / f"{needed}.csv") for needed in NEEDS.get(name, ())))
         with atomic_write(path) as stream:
             table.to_csv(stream, index=False, float_format="%.6g", lineterminator="\n")
         report(f"{path}: {len(table)} rows")
