@@ -8,12 +8,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the process
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from web_server import WebServer
 
+from clipnotes.errors import ClipnotesError
+
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"  # numbers of the published implementations, see its README
+
+
+def says(message, kind=ClipnotesError):
+    """The block refuses its input in one sentence, which matches `message`."""
+    return pytest.raises(kind, match=message)
 
 
 def pytest_collection_modifyitems(items):
@@ -63,6 +71,20 @@ def clip():
     from clipnotes.backbone import load_clip
 
     return load_clip("pocket-vit")
+
+
+@pytest.fixture(scope="module")
+def vit():
+    """The same architecture with random weights: for tests that no learnt weight matters to."""
+    from clipnotes.backbone import load_clip
+
+    return load_clip("pocket-vit", "random")
+
+
+@pytest.fixture(scope="session")
+def pixels():
+    """Seven pictures of noise of that CLIP's own size, uint8 [7, 40, 40, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (7, 40, 40, 3), dtype=np.uint8)
 
 
 @pytest.fixture

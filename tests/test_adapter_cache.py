@@ -8,16 +8,11 @@ import pytest
 
 from clipnotes.analysis import corrected
 from clipnotes.analysis.corrected import generic_adapters
-from clipnotes.backbone import AdaptedClip, adapter_training, load_clip
+from clipnotes.backbone import AdaptedClip, adapter_training
 from clipnotes.backbone.adapter_training import train_supervised
 from clipnotes.errors import ClipnotesError
 
 SMALL = adapter_training.SupervisedConfig(epochs=2, batch_size=4, width=4)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("pocket-vit", "random")
 
 
 @pytest.fixture(scope="module")

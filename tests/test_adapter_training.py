@@ -4,19 +4,10 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from conftest import says
 
-from clipnotes.backbone import AdaptedClip, Adapters, load_clip
+from clipnotes.backbone import AdaptedClip, Adapters
 from clipnotes.backbone.adapter_training import SUPERVISED_RECIPES, train_supervised
-from clipnotes.errors import ClipnotesError
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return load_clip("pocket-vit", "random")
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,14 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from conftest import GOLDEN, says
 from safetensors.torch import load_file, save_file
 
 from clipnotes.backbone import AdaptedClip, Adapters, attach, load_clip
 from clipnotes.backbone.adapter_training import train_supervised
 from clipnotes.checked_files import read_tensors, write_tensors
-from clipnotes.errors import ClipnotesError
 
 NAMES = ["pocket-vit", "pocket-rn"]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def stir(adapters, std=0.3):
@@ -39,16 +34,6 @@ def n_hooks(clip):
 @pytest.fixture(scope="module", params=NAMES)
 def clip(request):
     return load_clip(request.param, "random")
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return load_clip("pocket-vit", "random")
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (7, 40, 40, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")

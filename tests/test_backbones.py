@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from conftest import says
 from safetensors.torch import save_file
 from sgd_options import sgd_options
 from test_clip import openai_archive
@@ -21,7 +22,6 @@ from clipnotes.backbone.plain_prompts import PlainEncoder
 from clipnotes.backbone.prompt_encoding import TreeEncoder
 from clipnotes.backbone.self_supervised import train_dino
 from clipnotes.backbone.text_towers import causal_text_tower, frame, token_ids
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import PromptTuning, ZeroShot
 from clipnotes.methods.encoder_tuning import TextEncoderTuning
 from clipnotes.methods.sgd import SGDConfig
@@ -32,10 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning"),  # the format of OpenAI's files is an old one
     pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning"),
 ]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.fixture(scope="module")

@@ -4,22 +4,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from conftest import GOLDEN, says
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipnotes.data import FeatureBank
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import APE, Grid, NoisyMeans, TipAdapter, TipAdapterF, TipX, Whitening, ZeroShot
 from clipnotes.methods.caches import class_sums, kl_affinity
 from clipnotes.methods.caches_ape import channel_criterion, top_channels
 from clipnotes.methods.caches_search import GRIDS, lead, right_intervals, sweep, tip_adapter_grid
 
 MODELS = {"tip": TipAdapter, "tip-x": TipX, "ape": APE}
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def problem(seed=0, n=40, m=24, c=5, d=16, dtype=torch.float32):

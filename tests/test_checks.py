@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import says
 
 from clipnotes.checks import (
     FLAG,
@@ -21,12 +22,6 @@ from clipnotes.checks import (
     feature_matrix,
     short,
 )
-from clipnotes.errors import ClipnotesError
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
-
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 

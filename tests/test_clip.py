@@ -8,7 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, says
 from open_clip import factory
 from PIL import Image
 from safetensors.torch import save_file
@@ -17,7 +17,6 @@ from torchvision.transforms import Compose
 from clipnotes.backbone import Clip, classifier, load_clip, template_features
 from clipnotes.backbone.pictures import ImageReader
 from clipnotes.backbone.text import ensemble, warn_of_equal_names
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
 
 pytestmark = [
@@ -32,26 +31,12 @@ TINY = {  # ViT-B-32's form at a size that loads at once
 }
 
 
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("pocket-vit", "random")
-
-
 @pytest.fixture(scope="module")
 def tiny(register_models):
     """Small architectures under open_clip's eyes: tiny and tiny-quickgelu, as ViT-B-32 has them, and wider."""
     register_models({"tiny": TINY, "tiny-quickgelu": TINY | {"quick_gelu": True},
                      "wider": TINY | {"vision_cfg": TINY["vision_cfg"] | {"width": 96}}})
     return "tiny"
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (7, 40, 40, 3), dtype=np.uint8)
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -112,23 +97,23 @@ def test_images_that_cannot_be_read_are_named(clip, pixels, tmp_path):
 # --- the frozen model ---------------------------------------------------------------------------------------------
 
 
-def test_a_clip_is_frozen_and_knows_itself(clip):
-    assert not clip.model.training and not any(p.requires_grad for p in clip.model.parameters())
-    assert (clip.dim, clip.image_size) == (128, 40)
-    assert clip.logit_scale == pytest.approx(1 / 0.07)
-    assert repr(clip) == "Clip('pocket-vit', dim=128, image_size=40, logit_scale=14.3)"
+def test_a_clip_is_frozen_and_knows_itself(vit):
+    assert not vit.model.training and not any(p.requires_grad for p in vit.model.parameters())
+    assert (vit.dim, vit.image_size) == (128, 40)
+    assert vit.logit_scale == pytest.approx(1 / 0.07)
+    assert repr(vit) == "Clip('pocket-vit', dim=128, image_size=40, logit_scale=14.3)"
 
 
-def test_the_fingerprint_covers_weights_and_preprocessing(clip):
+def test_the_fingerprint_covers_weights_and_preprocessing(vit):
     again = load_clip("pocket-vit", "random")
-    assert again.fingerprint == clip.fingerprint != load_clip("pocket-rn", "random").fingerprint
-    state = {k: v.clone() for k, v in clip.model.state_dict().items()}
+    assert again.fingerprint == vit.fingerprint != load_clip("pocket-rn", "random").fingerprint
+    state = {k: v.clone() for k, v in vit.model.state_dict().items()}
     changed = load_clip("pocket-vit", "random")
     next(iter(changed.model.parameters())).data.view(-1)[0] += 1e-3
-    assert changed.fingerprint != clip.fingerprint
-    assert all(torch.equal(v, state[k]) for k, v in clip.model.state_dict().items())
-    other = Clip("pocket-vit", clip.model, Compose([clip.preprocess, torch.neg]), clip.tokenizer)
-    assert other.fingerprint != clip.fingerprint
+    assert changed.fingerprint != vit.fingerprint
+    assert all(torch.equal(v, state[k]) for k, v in vit.model.state_dict().items())
+    other = Clip("pocket-vit", vit.model, Compose([vit.preprocess, torch.neg]), vit.tokenizer)
+    assert other.fingerprint != vit.fingerprint
 
 
 def test_the_fingerprint_forgets_memory_addresses(clip):

@@ -5,20 +5,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import says
 from scipy.stats import spearmanr
 from sklearn.metrics import confusion_matrix
 
 from clipnotes.analysis.confusion import Confusion, averaged_confusion, confusion, kept_words, rank_correlation
 from clipnotes.data.noise import corrupt_labels
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods.prompts import PromptTuning
 from clipnotes.seeding import generator
 
 NAMES = ["red_circle", "blue square", "king", "small star", "zigzag", "red square"]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import says
 
 from clipnotes.analysis import overlap
 from clipnotes.data import FeatureBank
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import Centring, FeatureAdapter, PCAProjection, Whitening, WithinClassWhitening
 
 ALL = {"centring": Centring, "pca": lambda: PCAProjection(5), "whitening": Whitening,
        "within": WithinClassWhitening, "adapter": lambda: FeatureAdapter(width=6)}
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def generic(n=300, classes=10, d=12, seed=0, dtype=torch.float32):

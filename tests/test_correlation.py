@@ -2,14 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import says
 from scipy.stats import pearsonr, spearmanr
 
 from clipnotes.analysis.correlation import correlation, outlier
-from clipnotes.errors import ClipnotesError
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def runs(slope, noise, n_groups=10, per_group=6, seed=0):

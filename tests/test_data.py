@@ -9,18 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import says
 from PIL import Image
 
 from clipnotes.data import few_shot, list_datasets, load_manifest, load_task
 from clipnotes.data.images import SPLITS
 from clipnotes.downloads import check_dataset
-from clipnotes.errors import ClipnotesError
 from clipnotes.pocket import datasets, world
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
-
 
 # --- the shipped manifests ----------------------------------------------------------------------------------------
 

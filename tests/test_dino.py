@@ -6,29 +6,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import says
 
 from clipnotes.backbone import AdaptedClip, Adapters, attach, load_clip
 from clipnotes.backbone import self_supervised as dino
 from clipnotes.backbone.crops import crop_transform
 from clipnotes.backbone.self_supervised import DINO_RECIPES, DinoConfig, train_dino
-from clipnotes.errors import ClipnotesError
 
 SMALL = {"epochs": 2, "batch_size": 8, "lr": 0.05, "warmup_epochs": 0.5, "momentum": 0.5, "out_dim": 16, "hidden": 8,
          "bottleneck": 4, "local_crops": 2, "local_size": 32, "progress": False}
 
 
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
-
-
 @pytest.fixture(scope="module", params=["pocket-vit", "pocket-rn"])
 def clip(request):
     return load_clip(request.param, "random")
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return load_clip("pocket-vit", "random")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from conftest import says
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -35,10 +36,6 @@ from clipnotes.errors import ClipnotesError
 
 BODY = np.random.default_rng(0).bytes(400_000)
 SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
-
-
-def says(message, kind=ClipnotesError):
-    return pytest.raises(kind, match=message)
 
 
 def names(folder):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import says
 from PIL import Image
 from sgd_options import sgd_options
 from torch import nn
 
 from clipnotes.backbone import load_clip
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods.encoder_tuning import (
     ImageClassifier,
     ImageEncoderFineTuning,
@@ -24,10 +24,6 @@ from clipnotes.methods.losses import loss_function
 from clipnotes.methods.sgd import SGDConfig, batch_rows, learning_rate
 
 NAMES = ["red_circle", "square", "blue star"]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.fixture(scope="module")

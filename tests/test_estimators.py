@@ -4,14 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import says
 from sgd_options import sgd_options
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from clipnotes import methods
-from clipnotes.backbone import load_clip
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import (
     APE,
     Centring,
@@ -37,15 +36,6 @@ from clipnotes.methods import (
 from clipnotes.methods.base import Classifier, Method
 
 NAMES = ["red circle", "square", "blue_star"]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("pocket-vit", "random")
 
 
 @pytest.fixture(scope="module")

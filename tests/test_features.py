@@ -7,17 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from conftest import says
 
 from clipnotes.data import FeatureBank, FeatureSplit, Task, encode_task, few_shot
 from clipnotes.data.cache import cache_dir, cached
 from clipnotes.data.tasks import Split
-from clipnotes.errors import ClipnotesError
 
 NAMES = ["cat", "größer als drei", "ice cream"]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import says
 from PIL import Image
 
 from clipnotes.cli.main import main
@@ -17,12 +18,7 @@ from clipnotes.data import encode_task, load_manifest, load_task
 from clipnotes.data.folders import shares
 from clipnotes.data.images import SPLITS
 from clipnotes.downloads import check_dataset
-from clipnotes.errors import ClipnotesError
 from clipnotes.folder_names import absolute_name, full_name, in_names, short_names
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def draw(folder, n, suffix=".png", first=0):

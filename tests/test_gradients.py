@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import says
 from sgd_options import sgd_options
 
 from clipnotes.analysis.gradients import draw_groups, gradient, gradient_ratio, sample_gradient_norms
 from clipnotes.data.noise import corrupt_labels
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import LinearProbe
@@ -16,10 +16,6 @@ from clipnotes.seeding import generator
 
 NAMES = ["red circle", "blue square", "king", "small star", "zigzag"]
 LOSSES = [("ce", 0.7), ("gce", 0.7), ("gce", 0.3), ("mae", 0.7)]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from conftest import GOLDEN, says
 
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods.losses import gce_loss, gce_losses, loss_function
 
 
@@ -14,10 +13,6 @@ from clipnotes.methods.losses import gce_loss, gce_losses, loss_function
 def golden():
     with np.load(GOLDEN / "gce.npz", allow_pickle=False) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def value_and_gradient(logits, labels, q):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, says
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,10 +13,6 @@ from clipnotes.data.noise import corrupt_labels, ptnl_sample, read_labels
 from clipnotes.errors import ClipnotesError
 
 FLIPS = ["uniform", "pairflip", "confusion"]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def logits_for(y, n_classes):

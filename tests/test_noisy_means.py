@@ -4,15 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import says
 
 from clipnotes.data import FeatureBank, corrupt_labels
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import NoisyMeans, Whitening
 from clipnotes.methods.noisy_means import class_means, estimate_noise, noise_model, relabelled, trusted, without_itself
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def blobs(n_classes=6, shots=20, d=12, spread=0.9, seed=0, dtype=torch.float64):

@@ -5,18 +5,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import says
 
 from clipnotes.analysis.noisy_methods import ALONE, METHODS, ORIGINAL_ONLY, PROBES, needs_text, noisy_methods
 from clipnotes.analysis.robustness import labels_by_people, noisy_shots
 from clipnotes.analysis.trust import auroc, trust, trust_histograms, trust_table
 from clipnotes.data import FeatureBank, load_task
 from clipnotes.data.bank import FeatureSplit
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import NoisyMeans, RobustProbe, SGDConfig, TipAdapter
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def banks(text=True, parts=("train", "val", "test"), C=5, d=12):

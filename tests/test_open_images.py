@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import says
 from PIL import Image
 from test_download import cli, closed_port
 
@@ -22,17 +23,12 @@ from clipnotes.downloads import check_dataset, open_images_draw
 from clipnotes.downloads.download import UnreachableError
 from clipnotes.downloads.open_images import build_subset, image_path, rebuild_subset
 from clipnotes.downloads.open_images_draw import draw_candidates, name_forms
-from clipnotes.errors import ClipnotesError
 
 CLASSES = ["Cat", "Dogs", "Tea pot", "Striped", "Rare", "Crane", "Crane", "Zebra, plains"]
 MIDS = [f"/m/0{i}" for i in range(len(CLASSES))]
 N = 40  # single-label images a class, of the rare one fewer
 COLUMNS = ("ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,OriginalSize,OriginalMD5,"
            "Thumbnail300KURL,Rotation").split(",")
-
-
-def says(message, kind=ClipnotesError):
-    return pytest.raises(kind, match=message)
 
 
 def image_id(number):

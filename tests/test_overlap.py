@@ -3,18 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from conftest import says
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipnotes.analysis import cross_overlap, linear_probe_accuracy, mean_ci, overlap, transfer, transfer_table
 from clipnotes.analysis.overlap import image_histograms, resampled_areas
 from clipnotes.data import FeatureBank, FeatureSplit
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def clouds(n=90, classes=3, d=6, spread=1.0, seed=0):

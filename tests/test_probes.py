@@ -4,22 +4,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from conftest import GOLDEN, says
 from sgd_options import sgd_options
 from sklearn.linear_model import LogisticRegression
 
 from clipnotes.data import FeatureBank
 from clipnotes.data.noise import corrupt_labels
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
 from clipnotes.methods.inputs import unit_views
 from clipnotes.methods.losses import loss_function
 from clipnotes.methods.probes import LinearProbe, LogisticProbe, fit_probes, loss_and_gradients
 from clipnotes.methods.sgd import SGDConfig, batch_rows, batch_views, learning_rate
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def problem(n=70, c=5, d=12, views=None, seed=0, dtype=torch.float64):

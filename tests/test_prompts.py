@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from conftest import GOLDEN, says
 from open_clip.model import CustomTextCLIP
 from safetensors.torch import load_file, save_file
 from sgd_options import sgd_options
@@ -18,7 +18,6 @@ from clipnotes.backbone import Clip, load_clip, prompt_encoding
 from clipnotes.backbone.prompt_encoding import Tree, TreeEncoder, split
 from clipnotes.backbone.text_towers import causal_text_tower, token_ids
 from clipnotes.checked_files import read_tensors, write_tensors
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot, prompts_training
 from clipnotes.methods.losses import gce_loss
 from clipnotes.methods.prompts import PromptTuning
@@ -26,15 +25,6 @@ from clipnotes.methods.prompts_training import fit_many
 from clipnotes.methods.sgd import batch_views
 
 NAMES = ["red_star", "blue square", "king", "small red circle", "zigzag"]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("pocket-vit", "random")
 
 
 @pytest.fixture(scope="module")
@@ -336,9 +326,9 @@ def test_training_by_hand(clip, problem):
 
 @pytest.mark.parametrize("options", [{}, {"loss": "gce"}, {"loss": "mae"}, {"context": "class"}, {"learn": "classnames"},
                                      {"learn": "both"}, {"recompute": True}], ids=str)
-def test_training_lowers_the_loss_and_touches_what_it_should(clip, problem, options):
-    weights = {name: value.clone() for name, value in clip.model.state_dict().items()}
-    before, model = quick(clip, **options), quick(clip, epochs=6, **options)
+def test_training_lowers_the_loss_and_touches_what_it_should(vit, problem, options):
+    weights = {name: value.clone() for name, value in vit.model.state_dict().items()}
+    before, model = quick(vit, **options), quick(vit, epochs=6, **options)
     assert model.fit(*problem, progress=False) is model
     assert len(model.losses_) == 6 and model.losses_[-1] < model.losses_[1]
     assert model.score(*problem) > before.score(*problem)
@@ -346,8 +336,8 @@ def test_training_lowers_the_loss_and_touches_what_it_should(clip, problem, opti
     names_moved = any(not torch.equal(a, b)
                       for a, b in zip(model.classname_tokens_, before.classname_tokens_, strict=True))
     assert (moved, names_moved) == (model.learn != "classnames", model.learn != "context")
-    assert all(torch.equal(value, weights[name]) for name, value in clip.model.state_dict().items())
-    assert torch.equal(quick(clip, epochs=6, **options).fit(*problem, progress=False).learnt_, model.learnt_)
+    assert all(torch.equal(value, weights[name]) for name, value in vit.model.state_dict().items())
+    assert torch.equal(quick(vit, epochs=6, **options).fit(*problem, progress=False).learnt_, model.learnt_)
     assert torch.equal(model.fit(*problem, progress=False).context_, model.context_)  # a second fit starts afresh
 
 

@@ -5,16 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, says
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods.pseudo import ensemble_logits, select_pseudo_labels
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.mark.parametrize("scores", ["probabilities", "logits"])

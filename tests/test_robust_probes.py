@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import says
 from sklearn.base import clone
 
 from clipnotes.data import corrupt_labels
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods.losses import gce_loss
 from clipnotes.methods.losses_robust import forward_ce, smoothed_ce, symmetric_ce, uniform_transition
 from clipnotes.methods.probes import LinearProbe
@@ -17,10 +17,6 @@ from clipnotes.methods.robust_probes import ANSWERS, RobustProbe, fit_robust
 from clipnotes.methods.selection import agrees, clean_by_transport, kept_share, small_losses, transport
 from clipnotes.methods.sgd import SGDConfig
 from clipnotes.methods.strong_probes import EarlyStoppedProbe, LPPlusPlus
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def problem(C=4, shots=16, d=10, spread=0.8, rate=0.5, seed=0):

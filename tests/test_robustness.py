@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import says
 
 from clipnotes.analysis.robustness import (
     COLUMNS,
@@ -16,7 +17,6 @@ from clipnotes.analysis.robustness import (
 )
 from clipnotes.analysis.statistics import sides
 from clipnotes.data import FeatureBank, encode_task, load_task
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import ZeroShot
 from clipnotes.methods.encoder_tuning import ImageEncoderFineTuning, TextEncoderTuning, image_tower
 from clipnotes.methods.probes import LinearProbe, LogisticProbe
@@ -25,10 +25,6 @@ from clipnotes.methods.recipes import METHODS, SGD_RECIPES, build, settings, sgd
 from clipnotes.methods.sgd import SGDConfig
 
 SHORT = {"rates": (0.0, 0.5), "seeds": (1, 2), "shots": 4, "recipe": "pocket", "progress": False, "epochs": 2}
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,10 @@
 import json
 
 import pytest
+from conftest import says
 from layouts import write_layout
 
 from clipnotes.data import load_task, read_few_shot, use_few_shot, write_few_shot
-from clipnotes.errors import ClipnotesError
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.fixture(scope="module")

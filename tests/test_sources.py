@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import says
 from layouts import LAYOUTS, write_layout, write_manifest, write_split_file
 
 from clipnotes.analysis.robustness import labels_by_people
@@ -20,14 +21,9 @@ from clipnotes.data.images import SPLITS
 from clipnotes.data.split_rules import divide
 from clipnotes.downloads import check_dataset
 from clipnotes.downloads.check import size_in_words
-from clipnotes.errors import ClipnotesError
 
 PAPERS = [name for name in list_datasets() if not load_manifest(name).built_in]
 LISTED = [name for name in PAPERS if "file" in load_manifest(name).source]
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 def paths(task, split, root):

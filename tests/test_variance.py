@@ -3,13 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from conftest import says
 
 from clipnotes.analysis.variance import effective_rank, feature_variance, proxy_a_distance
-from clipnotes.errors import ClipnotesError
-
-
-def says(message):
-    return pytest.raises(ClipnotesError, match=message)
 
 
 @pytest.fixture
