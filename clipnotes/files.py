@@ -1,9 +1,9 @@
 """Files that several runs share: written whole or not at all, and by one of them at a time."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -24,16 +24,17 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    # tempfile makes private files, and not every file system lets their mode be changed
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    stream = open(temporary, mode.replace("w", "x"), **text)
     try:
-        with os.fdopen(handle, mode, **text) as stream:
+        with stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -42,21 +43,38 @@ def lock(path: str | Path) -> Iterator[None]:
     """Let one process at a time into the block for `path`; the others wait. A process that dies lets the next one in.
 
     For work whose result goes to `path`: who waited finds it there and need not do it again. The lock is a file beside it.
-    Where none can be written, there is no waiting.
+    Where none can be written, or the file system has no locks, there is no waiting.
     """
     beside = Path(path).with_name(f".{Path(path).name}.lock")
     held = FileLock(beside)
-    try:
+    with suppress(OSError):
         beside.parent.mkdir(parents=True, exist_ok=True)
-        open(beside, "a").close()  # filelock itself would wait for ever
-        held.acquire()
-    except (OSError, NotImplementedError):  # the latter: a file system without locks
-        yield
-        return
+        if not lacks_locks(beside):
+            held.acquire()
     try:
         yield
     finally:
         held.release()
+
+
+def lacks_locks(path: str | Path) -> str:
+    """Why the lock file `path`, which is made where it is missing, cannot be locked: what the system says; "" if it can.
+
+    Some network and container file systems have no locks. Of their answers filelock knows one, and then takes the mere
+    presence of the file for a lock, which a process that dies would leave behind. OSError: the file cannot be written.
+    """
+    with open(path, "a") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows has another way of locking
+            return ""
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return ""
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def clear_place(path: str | Path) -> None:
@@ -64,9 +82,3 @@ def clear_place(path: str | Path) -> None:
     dangling ones too, are replaced by writing. OSError where that is not possible."""
     if os.path.isdir(path) and not os.path.islink(path):
         os.rename(path, f"{path}.folder")
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

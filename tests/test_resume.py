@@ -218,8 +218,7 @@ def test_the_last_rows_can_be_had_alone_and_workers_change_nothing(shapes, clip)
 def test_files_are_read_beside_the_encoder(n, device, cores, workers, monkeypatch):
     monkeypatch.setattr(backbone.os, "cpu_count", lambda: cores)
     for images, expected in ((["a.jpg"] * n, workers), (np.zeros((n, 2, 2, 3), np.uint8), 0)):
-        rows = torch.utils.data.Subset(ImageReader(images, None), range(n))
-        assert default_workers(rows, 64, device) == expected
+        assert default_workers(ImageReader(images, None).images, n, 64, device) == expected
 
 
 # --- the command's other options ----------------------------------------------------------------------------------

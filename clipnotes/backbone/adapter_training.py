@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clipnotes.backbone.adapters import AdaptedClip, Adapters, attach
+from clipnotes.backbone.batches import batches_of
 from clipnotes.backbone.clip import Clip
 from clipnotes.backbone.pictures import ImageReader, pixel_statistics
 from clipnotes.checked_files import Damaged, read_state, write_state
@@ -154,9 +155,8 @@ def run_steps(step: Callable, data: torch.utils.data.Dataset, batches: list, sta
     from clipnotes.progress import progress_bar
 
     losses = state.resume()
-    loader = torch.utils.data.DataLoader(data, batch_sampler=batches[len(losses):], num_workers=workers)
     bar = progress_bar(total=len(batches), initial=len(losses), desc=f"training adapters of {name}", disable=not progress)
-    for batch in loader:
+    for batch in batches_of(data, batches[len(losses):], workers):
         torch.manual_seed(config.seed + 1 + len(losses))  # dropout is a function of (seed, step): resumed runs agree
         losses.append(step(len(losses), *batch).item())
         if not math.isfinite(losses[-1]):

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipnotes.backbone.batches import batches_of
 from clipnotes.backbone.open_clip_models import POCKET, load_open_clip
 from clipnotes.backbone.pictures import ImageReader, RandomViews
 from clipnotes.backbone.text import classifier
 from clipnotes.checks import TEXT, Several, Whole
 from clipnotes.device import choose_device
-from clipnotes.errors import ClipnotesError
 
 VIEWS = Whole(1, 1000)  # of an image
 
@@ -84,24 +84,16 @@ class Clip:
         """
         from clipnotes.progress import progress_bar
 
-        rows = torch.utils.data.Subset(data, range(start, len(data)))
-        workers = default_workers(rows, batch_size, self.device) if workers is None else workers
-        own = torch.Generator()  # with the global one, features from a cache would leave another random state than new ones
-        loader = torch.utils.data.DataLoader(rows, batch_size, num_workers=workers, generator=own,
-                                             pin_memory=on_gpu(self.device))
-        batches = progress_bar(loader, desc=f"encoding images with {self.name}", initial=start // batch_size,
-                       total=start // batch_size + len(loader), leave=False, disable=not progress or len(loader) < 4)
-        if not len(rows):
+        rows = [[*range(first, min(first + batch_size, len(data)))] for first in range(start, len(data), batch_size)]
+        workers = default_workers(data.images, len(data) - start, batch_size, self.device) if workers is None else workers
+        batches = progress_bar(batches_of(data, rows, workers, on_gpu(self.device)), desc=f"encoding images with {self.name}",
+                               initial=start // batch_size, total=start // batch_size + len(rows), leave=False,
+                               disable=not progress or len(rows) < 4)
+        if not rows:
             yield torch.empty(0, self.dim)
-        try:
-            for batch in batches:  # channels last: a third faster for ResNets on a CPU
-                batch = batch.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-                yield self.model.encode_image(batch, normalize=False).float().cpu()
-        except ClipnotesError as error:
-            if not workers:
-                raise
-            sentence = str(error).rsplit("clipnotes.errors.ClipnotesError: ", 1)[-1]  # after the worker's traceback
-            raise ClipnotesError(sentence.strip()) from None
+        for batch in batches:  # channels last: a third faster for ResNets on a CPU
+            batch = batch.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+            yield self.model.encode_image(batch, normalize=False).float().cpu()
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
@@ -121,13 +113,13 @@ def on_gpu(device):
     return torch.device(device).type == "cuda"
 
 
-def default_workers(rows, batch_size, device):
-    """Processes that read images from files while the encoder works: all cores but one beside a GPU, else one.
+def default_workers(images, n, batch_size, device):
+    """Processes that read n images from files while the encoder works: all cores but one beside a GPU, else one.
 
     None for pixels in memory, whose preprocessing is quick, and for less than four batches, which end before workers start.
     """
     cores = os.cpu_count() or 1
-    if isinstance(rows.dataset.images, np.ndarray) or len(rows) <= 3 * batch_size:
+    if isinstance(images, np.ndarray) or n <= 3 * batch_size:
         return 0
     return cores - 1 if on_gpu(device) else min(1, cores - 1)
 

@@ -35,13 +35,20 @@ def write_sources(study: Path, folder: Path) -> None:
         run = study / notebook.name
         drawn = figures_of(run, notebook)
         if drawn:
-            shutil.copytree(run / "figures", folder / "extra" / "figures" / notebook.name)
+            copy_files(run / "figures", folder / "extra" / "figures" / notebook.name)
         ready = page_source(nbformat.read(run / "notebook.ipynb", as_version=4), drawn, folder)
         nbformat.write(ready, folder / f"{notebook.name}.ipynb")
         figures += drawn.values()
     guide = write_guide(folder)
     write_raw(folder, "gallery", "Figures by exhibit", render("gallery.html.j2", groups=by_exhibit(figures)))
     write_raw(folder, "index", "clipnotes: the study", contents(study, notebooks), toctree(notebooks, guide))
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy a folder of files without their modes, which not every file system takes."""
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        shutil.copyfile(path, target / path.name)
 
 
 def figures_of(run: Path, notebook: Notebook) -> dict[str, dict]:

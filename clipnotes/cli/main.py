@@ -1,7 +1,10 @@
 """The command line. Everything heavy is imported inside the commands, so that `clipnotes --help` is quick."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +22,7 @@ def main(arguments=None):
     So is what the operating system refuses, such as a full disk or a file that nobody may read, with exit code 1.
     """
     try:
+        _find_home()
         cli(arguments)
     except ClipnotesError as error:
         click.echo(f"Error: {error}", err=True)
@@ -26,6 +30,25 @@ def main(arguments=None):
     except (OSError, UnicodeError, RecursionError, MemoryError) as error:
         click.echo(f"Error: {in_words(error)}", err=True)
         sys.exit(1)
+
+
+def _find_home():
+    """Jupyter keeps running kernels' connections below the home folder: give it one for this command where none can be written.
+
+    In a container or a batch job the user may be a number without a home, or with one that is read-only.
+    """
+    home = os.path.expanduser("~")
+    if os.path.isdir(home) and os.access(home, os.W_OK):
+        return
+    own = tempfile.mkdtemp(prefix="clipnotes-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    os.environ.setdefault("JUPYTER_RUNTIME_DIR", own)
+    if os.path.isdir(home):  # what lies in it, such as weights, can still be read
+        return
+    os.environ["HOME"] = own
+    if not os.environ.get("CLIPNOTES_CACHE") and not os.environ.get("XDG_CACHE_HOME"):
+        click.echo("You have no home folder, so features are not kept: set CLIPNOTES_CACHE to a folder that you may write.",
+                   err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from clipnotes.checked_files import checksum
+from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write, clear_place, lock
 
 FORMAT = 1  # a change makes all older files foreign
@@ -20,9 +21,16 @@ PART_SECONDS = 30  # between two parts: what a killed run loses at most, and so 
 
 
 def cache_dir():
-    """Folder of the feature cache: $CLIPNOTES_CACHE, else clipnotes in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipnotes"
-    return Path(os.environ.get("CLIPNOTES_CACHE") or default)
+    """Folder of the feature cache: $CLIPNOTES_CACHE, else clipnotes in the user's cache folder.
+
+    ClipnotesError: neither is named, and the user has no home folder.
+    """
+    named, caches = os.environ.get("CLIPNOTES_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named) if named else Path(caches or Path.home() / ".cache") / "clipnotes"
+    except RuntimeError:
+        raise ClipnotesError("there is no home folder that could hold the feature cache; set CLIPNOTES_CACHE to a folder that "
+                             "you may write") from None
 
 
 def cached(key, compute):

@@ -9,6 +9,7 @@ from matplotlib.ticker import LogFormatterSciNotation
 from PIL import Image
 
 from clipnotes.files import atomic_write
+from clipnotes.progress import in_kernel
 
 # Fixed roles keep their colour in every notebook. Each has a contrast of at least 3:1 on white, and the two
 # of a pair differ in lightness or along blue-orange, which the common forms of colour blindness leave apart.
@@ -45,8 +46,13 @@ class _PlainSymlog(SymmetricalLogScale):
 
 
 def use_style():
-    """Apply the style sheet, in which no text is a formula; seaborn's drawings follow it too."""
-    plt.style.use(Path(__file__).with_name("clipnotes.mplstyle"))
+    """Apply the style sheet, in which no text is a formula, and nothing of a user's own matplotlibrc; seaborn's drawings follow
+    it too. A backend that cannot be had here, such as one with windows where no screen is, gives way to pictures."""
+    plt.style.use(["default", Path(__file__).with_name("clipnotes.mplstyle")])
+    try:
+        plt.switch_backend(plt.get_backend())
+    except ImportError:
+        plt.switch_backend("module://matplotlib_inline.backend_inline" if in_kernel() else "agg")
     for scale in (_PlainLog, _PlainSymlog):  # they keep their names, "log" and "symlog"
         register_scale(scale)
 

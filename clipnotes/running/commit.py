@@ -5,6 +5,7 @@ Calm: the same outputs give the same bytes. Nothing of the machine or the moment
 
 import base64
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def small_png(picture: str) -> str:
 
 def _refuse_machine_paths(cell):
     text = str(cell.outputs)
-    for folder in {str(Path.cwd()), str(Path.home()), sys.prefix}:
+    for folder in {str(Path.cwd()), os.path.expanduser("~"), sys.prefix}:
         # a bare root, as in some containers, would be found in every text
         if len(folder) > 1 and folder in text:
             raise ClipnotesError(f"An output of cell {cell.id!r} holds the path {folder}: print it relative.")

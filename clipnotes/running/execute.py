@@ -15,6 +15,8 @@ from clipnotes.series.notebooks import Notebook
 from clipnotes.series.parameters import check
 from clipnotes.series.run_folder import NOTEBOOK, PAGE, RESULTS, damage, hold, read_facts, seal, write_facts
 
+START = 600  # seconds in which a kernel must answer: Python's first start from a cluster's file system takes minutes
+
 
 def overrides(notebook: Notebook, values: dict, together: bool = True) -> dict:
     """Return `values` checked for `notebook`, files and image folders made absolute: they hold in any folder.
@@ -106,23 +108,27 @@ def _begin(notebook, parameters, out):
 def _execute(notebook, values, out, **engine):
     import papermill
 
-    # A kernel that a user once registered as "python3" may belong to another environment; ours comes first.
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     # numpy's and torch's threads, each waiting for work in a loop of its own, would take the cores from each other
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     partial = out / "notebook.partial.ipynb"
     try:
         papermill.execute_notebook(
-            str(notebook.path),
-            str(partial),
+            _literal(notebook.path),
+            _literal(partial),
             parameters=values,
             kernel_name="python3",
+            start_timeout=START,
             extra_arguments=["--log-level=CRITICAL"],  # the kernel's own chatter, such as on being interrupted when all is done
             **engine,
         )
     finally:
         if partial.exists():
             os.replace(partial, out / NOTEBOOK)
+
+
+def _literal(path):
+    """A path as papermill leaves it: it formats paths, and takes those that begin with - or s3: for other places than files."""
+    return str(path.absolute()).replace("{", "{{").replace("}", "}}")
 
 
 def _conclude(notebook, parameters, out, error, seconds, page):

@@ -1,4 +1,5 @@
-"""The kernel of a notebook that runs without a person: told which folder is held for it, and kept to its share of memory."""
+"""The kernel of a notebook that runs without a person: of this very Python, whatever kernels and settings its user has, told
+which folder is held for it, and kept to its share of memory."""
 
 import math
 import os
@@ -8,11 +9,14 @@ from pathlib import Path
 from threading import Thread
 
 import psutil
+from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 
 from clipnotes.series.run_folder import HELD
 
 INTERVAL = 0.5  # seconds between two looks
+INLINE = "module://matplotlib_inline.backend_inline"  # figures as outputs of their cell; a window would need a screen
 
 
 def kernel_manager(out: Path, limit: float = math.inf) -> type[AsyncKernelManager]:
@@ -25,9 +29,10 @@ def kernel_manager(out: Path, limit: float = math.inf) -> type[AsyncKernelManage
 
     class RunKernelManager(AsyncKernelManager):
         error = None
+        kernel_spec = KernelSpec(**get_kernel_dict())  # one registered as "python3" may belong to another environment
 
         async def _async_pre_start_kernel(self, **settings):
-            environment = settings.pop("env", os.environ) | {HELD: str(out.absolute())}
+            environment = settings.pop("env", os.environ) | {HELD: str(out.absolute()), "MPLBACKEND": INLINE}
             return await super()._async_pre_start_kernel(env=environment, **settings)
 
         async def _async_post_start_kernel(self, **settings):

@@ -8,6 +8,7 @@ relative: a folder may be moved. One process at a time works in a folder (`hold`
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import fastjsonschema  # jsonschema itself takes a second to import
 from filelock import FileLock, Timeout
 
 from clipnotes.errors import ClipnotesError, shown
-from clipnotes.files import atomic_write
+from clipnotes.files import atomic_write, lacks_locks
 from clipnotes.text_files import read_json
 
 KEYS = ["dataset", "model", "method", "loss", "q", "shots", "noise_kind", "noise_rate", "seed"]
@@ -199,6 +200,7 @@ def hold(out: str | Path) -> Iterator[None]:
 def take(out: str | Path) -> FileLock:
     """Make the folder OUT and hold it, for this process alone, until the lock returned is released or the process ends.
 
+    On a file system without locks it is not held, which a warning says.
     ClipnotesError: another process holds OUT, or nothing can be written there.
     """
     out = Path(out)
@@ -208,11 +210,15 @@ def take(out: str | Path) -> FileLock:
         with atomic_write(out / ".clipnotes.probe", "wb") as stream:  # a full disk takes empty files, but no content
             stream.write(bytes(4096))
         (out / ".clipnotes.probe").unlink(missing_ok=True)
-        lock.acquire()
+        if reason := lacks_locks(lock.lock_file):
+            warnings.warn(f"{out} lies on a file system without locks ({reason}), so that nothing keeps two runs from writing "
+                          "there at once: start one at a time.", stacklevel=2)
+        else:
+            lock.acquire()
     except Timeout:
         raise ClipnotesError(f"{out} is in use by another run: wait until that is over, shut down the notebook that writes "
                              "there, or choose another folder.") from None
-    except (OSError, NotImplementedError, ValueError) as error:
+    except (OSError, ValueError) as error:
         lock.release()
         reason = getattr(error, "strerror", None) or error
         raise ClipnotesError(f"The folder {shown(str(out))} cannot take results ({reason}): choose another one.") from None
