@@ -24,6 +24,7 @@ from clipnotes.errors import ClipnotesError
 if TYPE_CHECKING:
     import torch
 
+NUMBERED = "give the number of each one's class, from 0 in the order of the class names"
 MOST_CLASSES = 10**6  # a label beyond this, where nothing says how many classes there are, is no class
 
 
@@ -67,7 +68,7 @@ def class_labels(y: Any, name: str = "y", n: int | None = None, n_classes: int |
     """
     import torch
 
-    values = as_tensor(y, name)
+    values = as_tensor(y, name, NUMBERED)
     if values.numel() and (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool):
         raise ClipnotesError(f"{name} holds values of type {type_name(values)}; labels must be whole numbers (integers).")
     values = values.long()
@@ -102,8 +103,11 @@ def class_names(names: Any, name: str = "classnames") -> list[str]:
     return names
 
 
-def as_tensor(values: Any, name: str) -> torch.Tensor:
-    """A tensor, array, series, data frame or nested list as a tensor; ClipnotesError where it holds no numbers."""
+def as_tensor(values: Any, name: str, instead: str = "give a tensor, an array or lists of numbers") -> torch.Tensor:
+    """A tensor, array, series, data frame or nested list as a tensor, of Python's numbers too, as pandas' nullable types hold.
+
+    ClipnotesError where it holds no numbers, or masked ones; instead: what to do then, for its sentence.
+    """
     import numpy as np
     import torch
 
@@ -111,10 +115,13 @@ def as_tensor(values: Any, name: str) -> torch.Tensor:
         return values.detach()
     try:
         array = np.asarray(values)
+        array = np.array(array.tolist()) if array.dtype == object else array
     except (TypeError, ValueError):  # rows of different lengths
         array = np.empty(0, object)
     if array.dtype.kind not in "biufc":
-        raise ClipnotesError(f"{name} = {short(values)} is no array of numbers; give a tensor, an array or lists of numbers.")
+        raise ClipnotesError(f"{name} = {short(values)} is no array of numbers; {instead}.")
+    if np.ma.is_masked(values):
+        raise ClipnotesError(f"{name} = {short(values)} has masked values; leave out their rows.")
     exact = {"u": np.int64, "f": np.float64}  # in place of types that torch does not compute with
     odd = array.dtype.kind == "u" and array.dtype.itemsize > 1 or array.dtype.itemsize > 8 and array.dtype.kind == "f"
     dtype = exact[array.dtype.kind] if odd else array.dtype.newbyteorder("=")

@@ -43,8 +43,11 @@ def test_labels_of_every_kind_become_int64(y):
     (np.array([1j, 0, 0]), "^y holds values of type complex128"),
     ([True, False, True], "^y holds values of type bool; labels must be whole numbers"),
     (torch.tensor([True, False, True]), "^y holds values of type bool"),
-    (["cat", "dog", "cat"], r"^y = \['cat', 'dog', 'cat'\] is no array of numbers; give a tensor, an array or lists of "
-     "numbers.$"),
+    (["cat", "dog", "cat"], r"^y = \['cat', 'dog', 'cat'\] is no array of numbers; give the number of each one's "
+     "class, from 0 in the order of the class names.$"),
+    (np.array(["cat", "dog", "cat"]), r"^y = ndarray \[3\] of <U3 is no array of numbers; give the number of each one's class"),
+    (pd.Series(["1", "2", "0"]), "^y = Series .* is no array of numbers"),
+    (np.ma.array([0, 1, 2], mask=[0, 1, 0]), r"^y = MaskedArray \[3\] of int64 has masked values; leave out their rows.$"),
     ([[0], [1, 2], 3], "^y = .* is no array of numbers"),
     ([0, None, 1], "^y = .* is no array of numbers"),
     ("012", "^y = '012' is no array of numbers"),
@@ -78,6 +81,9 @@ def test_labels_where_the_number_of_rows_or_classes_is_open():
 @pytest.mark.parametrize("x", [
     [[1, 2], [3, 4]], [[1.0, 2.0], [3.0, 4.0]], pd.DataFrame([[1.0, 2], [3, 4]]), np.array([[1, 2], [3, 4]], np.float16),
     np.array([[3, 4], [1, 2]], np.float32)[::-1], torch.tensor([[1, 2], [3, 4]]),
+    np.array([[1, 2], [3, 4]], ">f4"), np.array([[1, 2], [3, 4]], ">u2"), np.array([[1, 2], [3, 4]], np.longdouble),
+    pd.DataFrame([[1.0, 2], [3, 4]]).convert_dtypes(), pd.DataFrame({"a": [1, 3], "b": np.array([2.0, 4], object)}),
+    pd.DataFrame([[1, 2], [3, 4]], index=[7, 3], columns=["a", "b"]), np.ma.array([[1, 2], [3, 4]]),
     [torch.tensor([1.0, 2]), torch.tensor([3.0, 4])]])
 def test_features_of_every_kind_become_float32(x):
     assert feature_matrix(x).dtype == torch.float32 and feature_matrix(x).tolist() == [[1, 2], [3, 4]]
@@ -95,7 +101,10 @@ def test_features_in_double_stay_so_and_views_stay_apart():
     (torch.tensor([[1.0, math.nan, 0], [0, 1, math.inf], [1, 1, 1]]), "^2 rows of x hold NaN or infinite values"),
     (np.full((2, 3), 1j), "^x holds values of type complex128; features are real numbers.$"),
     (torch.ones(2, 3).bool(), "^x holds values of type bool"),
-    ([["a", "b", "c"]], "^x = .* is no array of numbers"),
+    ([["a", "b", "c"]], "^x = .* is no array of numbers; give a tensor, an array or lists of numbers.$"),
+    (pd.DataFrame({"a": [1, 2], "b": ["3", "4"]}), "^x = DataFrame .* is no array of numbers"),
+    (pd.DataFrame([[1, None]]).convert_dtypes(), "^x = DataFrame .* is no array of numbers"),
+    (np.ma.array(np.ones((2, 3)), mask=[[0, 0, 0], [0, 1, 0]]), "^x = MaskedArray .* has masked values"),
     (object(), "^x = <object .* is no array of numbers"),
     (torch.ones(2, 4), "^x has features of size d = 4, but d = 3 is needed; both must come from one model.$"),
 ])

@@ -1,6 +1,7 @@
 """The command line: what it prints, refuses and returns."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 
 from clipnotes.cli.main import main
+from clipnotes.data.cache import cache_dir
+from clipnotes.errors import ClipnotesError
 
 
 def cli(capsys, *arguments):
@@ -155,3 +158,50 @@ def test_pocket_show_prints_the_tables_and_writes_the_card(monkeypatch, capsys, 
     code, output = cli(capsys, "pocket", "show", "--card", str(tmp_path / "README.md"))[:2]
     assert code == 0 and "pocket-vit" in output and "41.5" in output
     assert written == [(str(tmp_path / "README.md"), ["pocket-vit"])]
+
+
+# --- a home folder ------------------------------------------------------------------------------------------------
+
+
+def without_home(monkeypatch, home, **kept):
+    for name in ("HOME", "CLIPNOTES_CACHE", "XDG_CACHE_HOME", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, "set, so that it comes back")
+        monkeypatch.delenv(name)
+    for name, value in ({"HOME": str(home)} | kept).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_user_without_a_home_folder_gets_one_for_the_command(toy_notebook, capsys, monkeypatch):
+    """As in containers, where the user is a number."""
+    without_home(monkeypatch, "/gone")
+    code, _, err = cli(capsys, "list")
+    assert code == 0 and err == ("You have no home folder, so features are not kept: set CLIPNOTES_CACHE to a folder that you "
+                                 "may write.\n")
+    assert Path(os.environ["HOME"]).stat().st_mode & 0o777 == 0o700 and cache_dir().is_relative_to(os.environ["HOME"])
+
+
+def test_a_cache_without_a_home_folder(toy_notebook, capsys, monkeypatch):
+    without_home(monkeypatch, "/gone", CLIPNOTES_CACHE="kept")
+    assert cli(capsys, "list")[::2] == (0, "") and cache_dir() == Path("kept")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_home_folder_that_is_read_only_is_read(toy_notebook, tmp_path, capsys, monkeypatch):
+    (tmp_path / "home").mkdir(mode=0o500)
+    without_home(monkeypatch, tmp_path / "home")
+    assert cli(capsys, "list")[::2] == (0, "")
+    assert os.environ["HOME"] == str(tmp_path / "home") and Path(os.environ["JUPYTER_RUNTIME_DIR"]).is_dir()
+
+
+def test_a_cache_is_asked_for_where_python_knows_no_home(monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    without_home(monkeypatch, "", CLIPNOTES_CACHE="kept")
+    monkeypatch.setattr(Path, "home", fail)
+    assert cache_dir() == Path("kept")
+    monkeypatch.delenv("CLIPNOTES_CACHE")
+    with pytest.raises(ClipnotesError, match="^There is no home folder that could hold the feature cache: set CLIPNOTES_CACHE"):
+        cache_dir()
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    assert cache_dir() == Path("caches/clipnotes")

@@ -40,6 +40,13 @@ def test_a_shifted_set_must_have_the_classes_of_the_source(stored):
             check_same_classes(stored, "a", ["b", name])
 
 
+def test_a_file_without_names_has_its_labels_for_names_and_nothing_to_compare_is_refused(stored):
+    assert stored.bank("bare").classnames == stored.classnames("bare") == ["0", "1", "2"]
+    assert stored.bank("few").classnames == ["ant", "bee"]
+    with pytest.raises(ClipnotesError, match="^There is no data set to compare: name one"):
+        corrected_banks(stored, [], ["whitening"])
+
+
 def test_with_a_model_there_is_one_generic_set(clip):
     sets = EncodedSets(clip, ["digits"], progress=False)
     check_same_classes(sets, "digits", ["digits"])

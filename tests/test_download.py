@@ -13,8 +13,11 @@ import socket
 import stat
 import tarfile
 import tempfile
+import threading
+import time
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +36,7 @@ from clipnotes.downloads.archives import unpack
 from clipnotes.downloads.download import DownloadError, UnreachableError, download
 from clipnotes.downloads.fetch import fetch
 from clipnotes.errors import ClipnotesError
+from clipnotes.paths import manifests_dir
 
 BODY = np.random.default_rng(0).bytes(400_000)
 SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
@@ -144,6 +148,44 @@ def test_a_wrong_checksum_leaves_nothing(web, tmp_path, kind):
     with says(f"a.bin has {kind} {found}, but {wanted} was expected; it was removed. .* put it at .*a.bin.$", DownloadError):
         download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False, **{kind: wanted})
     assert names(tmp_path) == []
+
+
+def test_a_server_that_drips_is_left(web, tmp_path, monkeypatch):
+    """Every single read is in time, the whole never."""
+    monkeypatch.setattr("clipnotes.downloads.download.PATIENCE", 0.5)
+    web.files["/a.bin"], web.drip = BODY[:1000], 0.3
+    since = time.monotonic()
+    with says(r"/a.bin cannot be fetched \(fewer than 64 kB in 0.5 seconds, 2 attempts\); check the network", UnreachableError):
+        download(f"{web.address}/a.bin", tmp_path / "a.bin", attempts=2, progress=False)
+    assert time.monotonic() - since < 3 and len(web.requests) == 2
+    web.drip = 0
+    assert download(f"{web.address}/a.bin", tmp_path / "a.bin", progress=False).read_bytes() == BODY[:1000]
+
+
+def test_a_slow_server_is_waited_for_as_long_as_pieces_come(web, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipnotes.downloads.download.PATIENCE", 1.0)
+    web.files["/a.bin"], web.drip = BODY, 0.2  # two seconds for all, less than one for a piece
+    assert download(f"{web.address}/a.bin", tmp_path / "a.bin", sha256=SHA256, progress=False).read_bytes() == BODY
+    assert len(web.requests) == 1
+
+
+def test_headers_that_drip_are_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipnotes.downloads.download.PATIENCE", 0.5)
+
+    def drip():
+        client = server.accept()[0]
+        with suppress(OSError):
+            client.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not over.wait(0.1):
+                client.sendall(b"X: 1\r\n")
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, daemon=True).start()
+        with says(r"cannot be fetched \(fewer than 64 kB in 0.5 seconds, 1 attempts\)", UnreachableError):
+            download(f"http://127.0.0.1:{server.getsockname()[1]}/a", tmp_path / "a", attempts=1, progress=False)
+        over.set()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_another_size_is_not_even_begun(web, tmp_path):
@@ -879,3 +921,14 @@ def test_torchvision_downloads_its_own_sets(web, tmp_path, monkeypatch):
     fetch(manifest, tmp_path / "data", report=lambda line: None, progress=False)
     assert calls[1] == (str(tmp_path / "data" / "pets"), True, {"split": "test"})
     assert len(load_task(manifest, data_root=tmp_path / "data").test.images) == 2
+
+
+# --- what the manifests say of downloads --------------------------------------------------------------------------
+
+
+def test_downloads_of_the_manifests_have_a_size_or_a_checksum():
+    """But two whose authors publish neither; see the notes beside them in the manifests."""
+    known = {"size", "sha256", "md5"}
+    manifests = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in manifests_dir().glob("*.yaml")]
+    bare = [archive["url"] for manifest in manifests for archive in manifest.get("archives", []) if not known & set(archive)]
+    assert sorted(url.rpartition("/")[2] for url in bare) == ["CIFAR-10_human.pt", "imagenetv2-matched-frequency.tar.gz"]

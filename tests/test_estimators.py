@@ -137,6 +137,18 @@ def test_scores_take_lists_and_series_and_refuse_labels_that_do_not_fit(models, 
             model.logits(x[:, 1:])
 
 
+@pytest.mark.parametrize("x_as, y_as", [
+    (lambda x: x.astype(">f4")[::-1].copy()[::-1][None], lambda y: y.astype(">u2")[::-1].copy()[::-1]),  # one view of each
+    (lambda x: pd.DataFrame(x, index=range(5, 17)).convert_dtypes(), lambda y: pd.Series(y, index=range(5, 17), dtype="Int64")),
+], ids=["foreign arrays", "pandas"])
+def test_the_kind_of_array_makes_no_difference(models, data, x_as, y_as):
+    x, y, text = data
+    odd = x_as(x.numpy()), y_as(y.numpy()), text.numpy().astype(">f4")
+    for plain, other in zip(fitted(models, data), fitted(models, odd), strict=True):
+        assert torch.allclose(plain.logits(x), other.logits(odd[0]), atol=1e-4), other
+        assert plain.score(x, y) == other.score(*odd[:2])
+
+
 def test_zero_shot_checks_its_texts(data):
     x, y, text = data
     broken = text.clone()

@@ -151,6 +151,12 @@ def test_file_names(tmp_path):
 # --- what a bank must be ------------------------------------------------------------------------------------------
 
 
+def test_one_view_is_the_image_itself():
+    plain = parts()
+    bank = FeatureBank.from_arrays("toy", plain | {"train_x": plain["train_x"][None], "test_x": plain["test_x"][None]})
+    assert np.allclose(bank.train.x, plain["train_x"]) and np.allclose(bank.test.x, plain["test_x"])
+
+
 def with_nan():
     x = parts()["train_x"]
     x[3, 2], x[7, 0], x[7, 1] = np.nan, np.inf, np.nan

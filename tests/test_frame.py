@@ -1,7 +1,9 @@
 """The frame: metadata, dependency lists, paths, atomic files, the form of the notebooks."""
 
 import ast
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +21,9 @@ from packaging.utils import canonicalize_name
 
 import clipnotes
 from clipnotes import paths
+from clipnotes.book.sources import copy_files
 from clipnotes.files import atomic_write, lock
+from clipnotes.series.run_folder import take
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -209,14 +213,40 @@ def test_where_no_lock_can_be_written_there_is_no_waiting(tmp_path):
         pass
 
 
-def test_where_the_file_system_has_no_locks_there_is_no_waiting(tmp_path, monkeypatch):
-    def refuse(self):
-        raise NotImplementedError("FileSystem does not appear to support flock")
+@pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL], ids=errno.errorcode.get)
+def no_locks(request, monkeypatch):
+    """A file system that has no locks, as some network and container ones; what it answers."""
+    def refuse(*_):
+        raise OSError(request.param, os.strerror(request.param))
 
-    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    with lock(tmp_path / "x"):
-        (tmp_path / "x").touch()
+    monkeypatch.setattr("fcntl.flock", refuse)
+    return os.strerror(request.param)
+
+
+def test_where_the_file_system_has_no_locks_there_is_no_waiting(tmp_path, no_locks):
+    for _ in range(2):  # the lock file of a run that died is no lock
+        with lock(tmp_path / "x"):
+            (tmp_path / "x").touch()
+        with pytest.warns(UserWarning, match=rf"out lies on a file system without locks \({no_locks}\), so that nothing keeps"):
+            hold_of_a_killed_run = take(tmp_path / "out")
+        hold_of_a_killed_run.release()
     assert (tmp_path / "x").exists()
+
+
+def test_where_modes_cannot_be_changed_files_are_written(tmp_path, monkeypatch):
+    """As on a drive of another system; the file has the mode that any new file has."""
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    (tmp_path / "ordinary").touch()
+    for name in ("chmod", "fchmod", "lchmod"):
+        monkeypatch.setattr(os, name, refuse, raising=False)
+    with atomic_write(tmp_path / "table.csv") as stream:
+        stream.write("whole")
+    assert (tmp_path / "table.csv").read_text() == "whole"
+    assert (tmp_path / "table.csv").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+    copy_files(tmp_path, tmp_path.parent / "copy")
+    assert sorted(path.name for path in (tmp_path.parent / "copy").iterdir()) == ["ordinary", "table.csv"]
 
 
 def held(path, begun, seconds):

@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
+import torch
 
+from clipnotes.analysis.corrected import StoredSets
+from clipnotes.methods import TipAdapter, ZeroShot
 from clipnotes.paths import checkout_dir
 from clipnotes.running.execute import run_notebook
 from clipnotes.running.study import preset_names, read_preset
@@ -77,6 +81,21 @@ def test_one_cell_of_a_grid_runs_and_claims_no_interval(number, tmp_path):
     assert (results["metric"] == "accuracy").sum() >= 4 and set(results["dataset"].dropna()) == {"digits"}
     takeaways = " ".join(facts["takeaways"])
     assert re.search(r"\b[01] of 1\b", takeaways) and not re.search(r"\bnan\b|± ", takeaways)
+
+
+def test_neighbours_of_two_keys_without_names(tmp_path):
+    """Notebook 04 on a feature file of two images whose classes have no names, where zero-shot is never wrong."""
+    content = find("04").content
+    source = next("".join(cell["source"]) for cell in content["cells"] if "def neighbours" in "".join(cell["source"]))
+    x, y = torch.eye(2), torch.arange(2)
+    np.savez(tmp_path / "bare.npz", train_x=x, train_y=y, test_x=x, test_y=y, text=x)
+    shown = []
+    names = {"bank": StoredSets(tmp_path, ["bare"]).bank("bare"), "features_dir": "given", "keys": x, "labels": y, "x": x,
+             "y": y, "text": x, "tip": TipAdapter().fit(x, y, x), "seeds": [1], "torch": torch, "pd": pd, "ZeroShot": ZeroShot,
+             "show_table": shown.append}
+    exec(compile(source, "neighbours", "exec"), names)
+    assert shown[0].drop(columns="test image").to_dict("records") == [
+        {"class": "0", "zero-shot says": "0", "Tip-Adapter says": "0", "nearest keys": "0, 1"}]
 
 
 def test_overlap_of_real_features(shared, tmp_path):

@@ -11,12 +11,16 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PARAMETERS, write_notebook
+from PIL import Image
 from recorded import holding
 
 from clipnotes import lab
 from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import papers
+from clipnotes.running import execute
+from clipnotes.running.execute import run_notebook
 from clipnotes.series import run_folder
+from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import damage, read_facts
 
 matplotlib.use("Agg")
@@ -322,3 +326,44 @@ def test_start_says_what_untrained_weights_mean_and_which_splits_are_used(toy_no
     assert "Expect accuracies at chance" in shown
     assert "dtd the published split file split_zhou_DescribableTextures.json" in " ".join(shown.split())
     assert "oxford_pets equivalent split, seed 1" in " ".join(shown.split())
+
+
+# --- machines that are not as at home -------------------------------------------------------------------------------
+
+
+def test_a_run_heeds_no_foreign_kernel_backend_or_settings_and_no_sign_in_its_path(toy_notebook, tmp_path, monkeypatch):
+    """papermill formats paths and takes a leading - for the terminal; Jupyter takes the kernels of JUPYTER_PATH first."""
+    foreign = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text(json.dumps({"argv": ["false", "{connection_file}"], "display_name": "mine", "language": "python"}))
+    Path("matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nfigure.figsize: 20, 20\n")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("MPLBACKEND", "TkAgg")
+    out = Path("-out{seeds}{")
+    done = run_notebook(find("01"), {}, out, page=False, progress=False)
+    assert done["status"] == "complete", done["error"]
+    assert json.loads((out / "notebook.ipynb").read_text())["cells"][-1]["outputs"]
+    with Image.open(out / "figures/fig1_toy.png") as drawn:
+        assert drawn.size == (840, 504), "7 x 4.2 inches, as the study's style has it"
+
+
+def test_a_kernel_may_take_minutes_to_start_and_not_for_ever(toy_notebook, monkeypatch):
+    assert execute.START >= 300
+    monkeypatch.setattr(execute, "START", 0)
+    assert run_notebook(find("01"), {}, Path("out"), page=False, progress=False)["error"] == (
+        "RuntimeError: Kernel didn't respond in 0 seconds")
+
+
+def test_a_backend_that_needs_a_screen_gives_way_to_pictures(monkeypatch):
+    with matplotlib.rc_context():
+        monkeypatch.setattr("matplotlib.pyplot.get_backend", lambda: "module://no_such_backend")
+        lab.use_style()
+        matplotlib.pyplot.close(draw())
+    assert matplotlib.get_backend().lower() == "agg"
+
+
+def test_nothing_of_a_personal_matplotlibrc_is_left():
+    with matplotlib.rc_context({"text.usetex": True, "figure.figsize": (20, 20), "axes.facecolor": "black", "font.size": 30}):
+        lab.use_style()
+        assert not matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["figure.figsize"] == [7.0, 4.2]
+        assert matplotlib.rcParams["axes.facecolor"] == "white" and matplotlib.rcParams["font.size"] == 12

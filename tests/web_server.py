@@ -10,7 +10,7 @@ class WebServer(ThreadingHTTPServer):
     ranges: whether Range is understood. etag: the validator; None for none. drop_after: bytes of a body after which the
     connection is cut, once each time it is set. statuses: list of HTTP errors to answer first. answers: list of (status, body,
     headers) to give first, True or not; a header of None is left out. hold: paths that are answered
-    only once `release` is set.
+    only once `release` is set. drip: seconds after each of ten parts of a body.
     """
 
     daemon_threads = True
@@ -19,6 +19,7 @@ class WebServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.requests, self.statuses, self.answers, self.hold = {}, [], [], [], set()
         self.ranges, self.etag, self.drop_after, self.release = True, '"1"', None, threading.Event()
+        self.drip = 0
         self.address = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -59,7 +60,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.server.drop_after is not None and status in (200, 206):
             body, self.server.drop_after = body[:self.server.drop_after], None
-        self.wfile.write(body)
+        for part in range(10):
+            self.wfile.write(body[part * len(body) // 10:(part + 1) * len(body) // 10])
+            self.server.release.wait(self.server.drip)
         self.close_connection = True
 
     def log_message(self, *arguments):

@@ -7,7 +7,6 @@ import pandas as pd
 
 from clipnotes.checks import OneOf
 from clipnotes.data import FeatureBank
-from clipnotes.errors import ClipnotesError
 from clipnotes.methods import APE, TipAdapter, TipAdapterF, TipX, ZeroShot
 
 CACHE_MODELS = {"Tip-Adapter": TipAdapter, "Tip-X": TipX, "APE": APE}  # paper A's
@@ -22,10 +21,9 @@ def fit_cache_model(method: str, bank: FeatureBank, corrected: FeatureBank | Non
     ++ form. Raises ClipnotesError for another method and for banks that lack texts or are not of the same images.
     """
     OneOf(*ALL_CACHE_MODELS)(method, "method")
-    if bank.text is None:
-        raise ClipnotesError(f"Bank {bank.name} has no text features, which every cache model needs; add `text`.")
     keys, val_x = (corrected.train.x, corrected.val.x) if corrected else (None, None)
-    model = ALL_CACHE_MODELS[method](logit_scale=logit_scale).fit(bank.train.x, bank.train.y, bank.text, affinity_keys=keys)
+    given = bank.train.x, bank.train.y, bank.text_features()
+    model = ALL_CACHE_MODELS[method](logit_scale=logit_scale).fit(*given, affinity_keys=keys)
     return model.search(bank.val.x, bank.val.y, val_x)
 
 

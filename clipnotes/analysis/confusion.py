@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from clipnotes.backbone.clip import Clip
-from clipnotes.checks import Whole, class_labels
+from clipnotes.checks import NUMBERED, Whole, as_tensor, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import unit_features
 from clipnotes.methods.prompts import PromptTuning
@@ -68,7 +68,7 @@ def confusion(predicted: Any, y: Any, classnames: Sequence[str]) -> Confusion:
     Raises ClipnotesError for labels out of range, shapes that do not fit, and a class without images.
     """
     classnames, n_classes = list(classnames), len(classnames)
-    predicted = torch.atleast_2d(torch.as_tensor(predicted))
+    predicted = torch.atleast_2d(as_tensor(predicted, "predicted", NUMBERED))
     draws, n = predicted.shape
     y = class_labels(y, "y", n, n_classes)
     class_labels(predicted.flatten(), "predicted", draws * n, n_classes)

@@ -147,17 +147,17 @@ class StoredSets:
             raise ClipnotesError(f"Folder {folder} does not exist; give a folder of feature files, or none to use a model.")
 
     def bank(self, name: str, inside: str | None = None) -> FeatureBank:
-        """The FeatureBank of a data set."""
+        """The FeatureBank of a data set, its classes named by their numbers where the file has no names."""
         if inside is not None:
             raise ClipnotesError(f"{inside} change the encoder, but features from files have none; leave them out of the "
                                  "corrections, or leave features_dir empty.")
         paths = [self.folder / f"{name}{suffix}" for suffix in (".npz", ".safetensors")]
-        return FeatureBank.load(next((path for path in paths if path.is_file()), paths[0]))
+        bank = FeatureBank.load(next((path for path in paths if path.is_file()), paths[0]))
+        return replace(bank, classnames=bank.classnames or [str(label) for label in range(bank.n_classes)])
 
     def classnames(self, name: str) -> list[str]:
-        """The class names of a data set in label order, numbers where its file has none."""
-        bank = self.bank(name)
-        return bank.classnames or [str(label) for label in range(bank.n_classes)]
+        """The class names of a data set in label order, see `bank`."""
+        return self.bank(name).classnames
 
     def generic(self, inside: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(features [N, d], labels [N]) of the generic images, labels of different files kept apart."""
@@ -190,7 +190,12 @@ def check_same_classes(sets: EncodedSets | StoredSets, source: str, names: list[
 
 def corrected_banks(sets: EncodedSets | StoredSets, names: Sequence[str],
                     corrections: Sequence[str]) -> dict[str, dict[str, FeatureBank]]:
-    """{data set: {"original": bank, correction: bank of the same images, ...}}; sets: where the features come from."""
+    """{data set: {"original": bank, correction: bank of the same images, ...}}; sets: where the features come from.
+
+    ClipnotesError: no names, such as where no file of a folder has the text features that are needed.
+    """
+    if not names:
+        raise ClipnotesError("There is no data set to compare: name one, for cache models one with text features.")
     banks = {name: {"original": sets.bank(name)} for name in names}
     for correction in corrections:
         inside, outside = parts_of(correction)

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import Whole, class_labels
+from clipnotes.checks import Whole, as_tensor, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import unit_views
 from clipnotes.methods.losses import gce_exponent, loss_function
@@ -63,7 +63,7 @@ def gradient_ratio(models: dict[str, PromptTuning | LinearProbe], x: Any, y: Any
 
 def draw_groups(is_noisy: Any, n_rows: int, n: int, seed: int) -> list[torch.Tensor]:
     """(noisy rows, clean rows) to measure on, int64 [m] each, where m is n or as many as the smaller group has."""
-    is_noisy = torch.as_tensor(is_noisy)
+    is_noisy = as_tensor(is_noisy, "is_noisy", "give one bool a row")
     if is_noisy.dtype != torch.bool or is_noisy.shape != (n_rows,):
         raise ClipnotesError(f"is_noisy has shape {list(is_noisy.shape)} and type {is_noisy.dtype}, but there are {n_rows} "
                              "rows of features; give one bool a row.")

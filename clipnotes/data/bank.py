@@ -70,6 +70,7 @@ class FeatureBank:
     def checked(self, split, part):
         of_bank = f"of bank {self.name}"
         x = feature_matrix(part.x, f"{split}_x {of_bank}").float()
+        x = x[0] if x.ndim == 3 and len(x) == 1 else x  # one view is the image
         n_classes = len(self.classnames) if self.classnames else None
         y = class_labels(part.y, f"{split}_y {of_bank}", x.shape[-2], n_classes)
         path = None if part.path is None else [str(each) for each in part.path]
@@ -94,6 +95,13 @@ class FeatureBank:
     @property
     def test(self) -> FeatureSplit:
         return self._split("test")
+
+    def text_features(self) -> torch.Tensor:
+        """`text` [C, d]; ClipnotesError where the bank has none."""
+        if self.text is None:
+            raise ClipnotesError(f"Bank {self.name} has no text features, which zero-shot and every cache model need; add "
+                                 "`text` [C, d] to its file, or take another data set.")
+        return self.text
 
     @property
     def n_classes(self) -> int:

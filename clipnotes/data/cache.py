@@ -29,8 +29,8 @@ def cache_dir():
     try:
         return Path(named) if named else Path(caches or Path.home() / ".cache") / "clipnotes"
     except RuntimeError:
-        raise ClipnotesError("there is no home folder that could hold the feature cache; set CLIPNOTES_CACHE to a folder that "
-                             "you may write") from None
+        raise ClipnotesError("There is no home folder that could hold the feature cache: set CLIPNOTES_CACHE to a folder that "
+                             "you may write.") from None
 
 
 def cached(key, compute):

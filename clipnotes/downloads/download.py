@@ -5,11 +5,13 @@ import errno
 import hashlib
 import json
 import os
+import queue
 import re
 import shutil
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import requests
@@ -20,6 +22,7 @@ from clipnotes.progress import progress_bar
 
 PIECE = 1 << 16   # bytes read at a time
 TIMEOUT = 30      # seconds without an answer or a further byte
+PATIENCE = 120    # seconds in which an answer, and every further piece of it, must be there whole: some servers drip
 HTML = ("html", "htm")
 PAUSE = 1.0       # seconds before the second attempt; doubled for each further one
 
@@ -88,7 +91,8 @@ def receive_all(url: str, part: Path, expected: dict, room: float, attempts: int
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, ServerBusy,
                 Astray) as error:
             arrived = part.stat().st_size if part.is_file() else 0
-            most, failures = max(most, arrived), 1 if arrived > most else failures + 1
+            further = arrived > most and not isinstance(error, Stalled)
+            most, failures = max(most, arrived), 1 if further else failures + 1
             if failures >= attempts:
                 if isinstance(error, Astray):
                     raise DownloadError(f"{url} cannot be fetched ({error}, {attempts} attempts); get the file elsewhere and "
@@ -107,6 +111,10 @@ class ServerBusy(Exception):
     """An answer that asks to come back later (HTTP 429, 5xx)."""
 
 
+class Stalled(ServerBusy):
+    """An answer that comes too slowly to be waited for."""
+
+
 class Astray(Exception):
     """An answer that is not what was asked for, or not what the server itself announced."""
 
@@ -115,7 +123,8 @@ def receive(url: str, part: Path, expected: dict, room: float, progress: bool) -
     """One attempt to get what the file `part` lacks; returns when it is whole."""
     start, known, headers = resume_point(url, part)
     path = part.with_suffix("")
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+    with closing(in_time(answer_of(url, headers), PATIENCE)) as answer:
+        response = next(answer)
         status = f"HTTP {response.status_code} {response.reason}"
         if response.status_code == 416:  # asked for nothing: the part is whole, or longer than what the server has
             if start and response.headers.get("Content-Range") == f"bytes */{start}" and known in (None, start):
@@ -140,7 +149,7 @@ def receive(url: str, part: Path, expected: dict, room: float, progress: bool) -
                 note_validator(part, url, response, total)
             with progress_bar(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress,
                       leave=False) as bar:
-                for piece in response.iter_content(PIECE):
+                for piece in answer:
                     file.write(piece)
                     bar.update(len(piece))
             file.flush()
@@ -150,6 +159,46 @@ def receive(url: str, part: Path, expected: dict, room: float, progress: bool) -
         if arrived > total:
             part.unlink()
         raise Astray(f"{arrived} bytes came where the server announced {total}")
+
+
+def answer_of(url: str, headers: dict) -> Generator:
+    """The response of a server, then its body in pieces."""
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        yield response
+        yield from response.iter_content(PIECE)
+
+
+def in_time(items: Generator, seconds: float) -> Generator:
+    """What a generator yields, each item made when it is asked for, but in a thread that can be left alone.
+
+    A socket's own timeout begins anew with every byte. `Stalled` where an item takes longer than `seconds`.
+    """
+    asked, made, left = threading.Semaphore(0), queue.SimpleQueue(), threading.Event()
+
+    def work():
+        with closing(items):
+            while asked.acquire() and not left.is_set():
+                try:
+                    made.put((next(items), None))
+                except BaseException as error:  # StopIteration, too
+                    made.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            asked.release()
+            try:
+                item, error = made.get(timeout=seconds)
+            except queue.Empty:
+                raise Stalled(f"fewer than {PIECE // 1024} kB in {seconds:g} seconds") from None
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        left.set()
+        asked.release()
 
 
 def announced(response: requests.Response, start: int, known: int | None) -> tuple[int, int | None]:

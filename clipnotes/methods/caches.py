@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import Number, OneOf, Whole, as_tensor, class_labels
+from clipnotes.checks import NUMBERED, Number, OneOf, Whole, as_tensor, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.caches_search import Grid, best_on_grid, best_over_alpha, climb, named_grid
@@ -64,7 +64,7 @@ class TipAdapter(Classifier):
         """Stands for the text features: zeros [C, d], C that of soft labels or one more than the largest label."""
         if self.needs_text:
             raise ClipnotesError(f"{type(self).__name__} compares images with class texts, but has none; give text [C, d].")
-        labels = as_tensor(labels, "labels")
+        labels = as_tensor(labels, "labels", NUMBERED)
         C = labels.shape[1] if labels.ndim == 2 else 1 + int(class_labels(labels, "labels", len(self.keys_)).max())
         return self.keys_.new_zeros(C, self.keys_.shape[1])
 
@@ -246,7 +246,7 @@ def class_values(labels: Any, n: int, n_classes: int) -> torch.Tensor:
 
     Raises ClipnotesError for labels out of range, another shape, and rows that are negative or do not sum to 1.
     """
-    values = as_tensor(labels, "labels")
+    values = as_tensor(labels, "labels", NUMBERED)
     if values.ndim != 2:
         return class_labels(labels, "labels", n, n_classes)
     if values.shape != (n, n_classes):

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from clipnotes.checks import Number, OneOf
+from clipnotes.checks import Number, OneOf, as_tensor
 from clipnotes.errors import ClipnotesError
 
 
@@ -38,7 +38,7 @@ def forward_ce(log_p: torch.Tensor, labels: torch.Tensor, transition: torch.Tens
     ClipnotesError for another shape, negative values, or rows that do not sum to 1.
     """
     C = log_p.shape[-1]
-    T = torch.as_tensor(transition).to(log_p)
+    T = as_tensor(transition, "transition").to(log_p)
     if T.shape != (C, C) or (T < 0).any() or ((T.sum(1) - 1).abs() > 1e-4).any():
         raise ClipnotesError(f"Transition of shape {list(T.shape)} does not fit; it must be [{C}, {C}], its rows distributions "
                              "of the given label over true classes.")

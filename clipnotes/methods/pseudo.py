@@ -85,7 +85,7 @@ def probabilities(scores: Any) -> torch.Tensor:
 
 def ensemble_logits(members: Iterable[Any]) -> torch.Tensor:
     """Logits [N, C] of an ensemble: the mean over its members' (UPL); one model a seed, say."""
-    members = [torch.as_tensor(logits) for logits in members]
+    members = [as_tensor(logits, "logits") for logits in members]
     shapes = {tuple(logits.shape) for logits in members}
     if len(shapes) != 1:
         raise ClipnotesError(f"Members of shapes {sorted(shapes)}; an ensemble needs logits of one shape, [N, C], from "

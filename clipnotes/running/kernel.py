@@ -3,13 +3,13 @@ which folder is held for it, and kept to its share of memory."""
 
 import math
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 import psutil
-from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 
@@ -29,7 +29,8 @@ def kernel_manager(out: Path, limit: float = math.inf) -> type[AsyncKernelManage
 
     class RunKernelManager(AsyncKernelManager):
         error = None
-        kernel_spec = KernelSpec(**get_kernel_dict())  # one registered as "python3" may belong to another environment
+        kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                                 language="python")  # one registered as "python3" may belong to another environment
 
         async def _async_pre_start_kernel(self, **settings):
             environment = settings.pop("env", os.environ) | {HELD: str(out.absolute()), "MPLBACKEND": INLINE}
