@@ -89,12 +89,10 @@ def test_neighbours_of_two_keys_without_names(tmp_path):
     source = next("".join(cell["source"]) for cell in content["cells"] if "def neighbours" in "".join(cell["source"]))
     x, y = torch.eye(2), torch.arange(2)
     np.savez(tmp_path / "bare.npz", train_x=x, train_y=y, test_x=x, test_y=y, text=x)
-    shown = []
     names = {"bank": StoredSets(tmp_path, ["bare"]).bank("bare"), "features_dir": "given", "keys": x, "labels": y, "x": x,
-             "y": y, "text": x, "tip": TipAdapter().fit(x, y, x), "seeds": [1], "torch": torch, "pd": pd, "ZeroShot": ZeroShot,
-             "show_table": shown.append}
+             "y": y, "text": x, "tip": TipAdapter().fit(x, y, x), "seeds": [1], "torch": torch, "pd": pd, "ZeroShot": ZeroShot}
     exec(compile(source, "neighbours", "exec"), names)
-    assert shown[0].drop(columns="test image").to_dict("records") == [
+    assert names["listing"].drop(columns="test image").to_dict("records") == [
         {"class": "0", "zero-shot says": "0", "Tip-Adapter says": "0", "nearest keys": "0, 1"}]
 
 
