@@ -32,7 +32,8 @@ def modules_of(notebook):
         if cell["cell_type"] == "code":
             for node in ast.walk(ast.parse(cell["source"])):
                 if isinstance(node, ast.ImportFrom) and node.module.startswith("clipnotes"):
-                    names = [node.module] if node.module != "clipnotes" else [f"clipnotes.{a.name}" for a in node.names]
+                    of_modules = node.module in ("clipnotes", "clipnotes.lab")  # what notebooks take from these are modules
+                    names = [f"{node.module}.{a.name}" for a in node.names] if of_modules else [node.module]
                     found |= {name.removeprefix("clipnotes.") for name in names}
     return sorted(found)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipnotes.analysis.cache_gains import ALL_CACHE_MODELS, cache_accuracies, fit_cache_model, paired_gains
+from clipnotes.analysis.cache_gains import ALL_CACHE_MODELS, cache_accuracies, fit_cache_model, paired_gains, shifted_accuracies
 from clipnotes.data import FeatureBank
 from clipnotes.data.bank import FeatureSplit
 from clipnotes.data.images import SPLITS
@@ -56,6 +56,21 @@ def test_accuracies_draw_by_draw(banks):
     model.search(bank.val.x, bank.val.y, banks["whitening"].val.x)
     row = table.set_index(["method", "features", "shots", "seed"])["accuracy"]
     assert row["Tip-Adapter", "whitening", 4, 2] == model.score(bank.test.x, bank.test.y, banks["whitening"].test.x)
+
+
+def test_a_cache_tested_elsewhere_keeps_images_and_settings_of_its_source(banks):
+    plain = banks["original"]
+    turned = {kind: FeatureBank("turned", {split: FeatureSplit(-part.x, part.y) for split, part in bank.splits.items()},
+                                bank.classnames, text=plain.text) for kind, bank in banks.items()}
+    table = shifted_accuracies({"blobs": banks, "turned": turned}, "blobs", ["turned"], 4, [1, 2], 20.0)
+    row = table.set_index(["dataset", "features", "seed"])["accuracy"]
+    assert len(row) == 2 * 2 * 2
+    at_home = cache_accuracies({"blobs": banks}, [4], [1, 2], ["Tip-Adapter"], 20.0, progress=False)
+    for each in at_home[at_home["shots"] == 4].itertuples():
+        assert row["blobs", each.features, each.seed] == each.accuracy
+    few = plain.few_shot(4, 1)
+    cache = fit_cache_model("Tip-Adapter", few, None, 20.0)
+    assert row["turned", "original", 1] == cache.score(-plain.test.x, plain.test.y) < row["blobs", "original", 1]
 
 
 def test_gains_are_paired_within_a_draw():

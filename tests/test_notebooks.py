@@ -155,8 +155,6 @@ TO_BE_CUT = {  # notebooks with cells and lines that are still too long
     "03_reduce_the_overlap",
     "05_does_overlap_explain_accuracy",
     "06_prompt_tuning",
-    "07_noisy_labels",
-    "08_why_prompts_resist",
     "09_noisy_gradients",
     "11_without_labels",
     "12_gather",

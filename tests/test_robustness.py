@@ -102,6 +102,15 @@ def test_memorised_labels_are_wrong_ones_that_the_model_gives_back(clip, bank):
     assert by_method["Linear Probe"] > 0.95 and by_method["Ctx-0"] < 0.2
 
 
+def test_more_is_measured_of_the_models_that_have_it(clip, bank):
+    def context_length(model):
+        return {"vectors": len(model.context_)} if isinstance(model, PromptTuning) else {}
+
+    table = noisy_accuracies(clip, {"digits": bank}, ["Ctx-3", "Linear Probe"], also=context_length, **SHORT)
+    by_method = table.groupby("method")["vectors"]
+    assert by_method.get_group("Ctx-3").eq(3).all() and by_method.get_group("Linear Probe").isna().all()
+
+
 def test_bare_class_names_do_not_feel_noise(clip, bank):
     table = noisy_accuracies(clip, {"digits": bank}, ["Ctx-0"], **SHORT)
     assert table["accuracy"].nunique() == 1

@@ -53,6 +53,26 @@ def cache_accuracies(banks: dict[str, dict[str, FeatureBank]], shots: Sequence[i
     return pd.DataFrame(rows)
 
 
+def shifted_accuracies(banks: dict[str, dict[str, FeatureBank]], source: str, shifted: Sequence[str], shots: int,
+                       seeds: Sequence[int], logit_scale: float = 100.0) -> pd.DataFrame:
+    """Test accuracy in [0, 1] of Tip-Adapter whose cache and settings come from `source`, there and on sets of its classes.
+
+    banks: as `cache_accuracies` takes them. Columns: dataset (tested on), features, seed, accuracy; a row for every draw of
+    `shots` images a class.
+    """
+    rows = []
+    for seed in seeds:
+        few = {kind: bank.few_shot(shots, seed) for kind, bank in banks[source].items()}
+        for kind, corrected in few.items():
+            corrects = kind != "original"
+            cache = fit_cache_model("Tip-Adapter", few["original"], corrected if corrects else None, logit_scale)
+            for name in (source, *shifted):
+                test = banks[name]["original"].test
+                score = cache.score(test.x, test.y, banks[name][kind].test.x if corrects else None)
+                rows.append({"dataset": name, "features": kind, "seed": seed, "accuracy": score})
+    return pd.DataFrame(rows)
+
+
 def paired_gains(table: pd.DataFrame, keys: Sequence[str] = ("dataset", "method", "shots", "seed")) -> pd.DataFrame:
     """Accuracy with corrected minus with original features, draw by draw: the table's corrected rows with `gain`."""
     table = table[table["shots"] > 0]

@@ -74,13 +74,15 @@ def labels_by_people(task: Task, entry: str, data_root: str | Path = "data") -> 
 def noisy_accuracies(clip: Clip, banks: dict[str, FeatureBank], methods: Sequence[str], losses: Sequence[str] = ("ce",),
                      rates: Sequence[float] = (0.0, 0.125, 0.25, 0.5),
                      seeds: Sequence[int] = (1, 2, 3, 4), kind: str = "uniform", shots: int = 16,
-                     recipe: str = "paper", split: str = "test", progress: bool = True, **options: Any) -> pd.DataFrame:
+                     recipe: str = "paper", split: str = "test", also: Callable[[Classifier], dict] | None = None,
+                     progress: bool = True, **options: Any) -> pd.DataFrame:
     """Accuracy in [0, 1] of every method, loss, noise rate and seed on every bank: a tidy DataFrame.
 
     banks: {data set: FeatureBank with text and the whole training split}. methods: names that `methods.recipes` knows, but for
     "Image Finetuning", which learns from images (`fine_tuning_accuracies`).
     A seed drives the draw of the images, of their noise and of the training, and at one seed all methods learn from the
-    same labels. options: of the models, such as epochs or q. Prompts and probes of a bank are trained together.
+    same labels. also(model): what else to measure of a fitted model, {column: number}. options: of the models, such as
+    epochs or q. Prompts and probes of a bank are trained together.
     Columns: dataset, method, loss, noise_kind, noise_rate, true_rate (of the labels given), seed, accuracy (on `split`,
     whose labels are right), memorised (share of the wrong labels that the trained model predicts for their own images).
     """
@@ -89,7 +91,7 @@ def noisy_accuracies(clip: Clip, banks: dict[str, FeatureBank], methods: Sequenc
                   for job in jobs]
         return fit_all(models, bank, given, progress)
 
-    return accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look_at_features, split)
+    return accuracies(banks, methods, losses, rates, seeds, kind, shots, fit, look_at_features, split, also)
 
 
 def probe_accuracies(banks: dict[str, FeatureBank], losses: Sequence[str] = ("ce",),
@@ -150,7 +152,8 @@ def look_at_features(bank: FeatureBank, split: str, rows: torch.Tensor | None = 
 
 
 def accuracies(banks: dict[str, FeatureBank], methods: Sequence[str], losses: Sequence[str], rates: Sequence[float],
-               seeds: Sequence[int], kind: str, shots: int, fit: Callable, look: Callable, split: str = "test") -> pd.DataFrame:
+               seeds: Sequence[int], kind: str, shots: int, fit: Callable, look: Callable, split: str = "test",
+               also: Callable[[Classifier], dict] | None = None) -> pd.DataFrame:
     """The rows of `noisy_accuracies`. fit(bank, jobs, given) gives a fitted model for every job and its `NoisyLabels`,
     look(bank, split, rows) what it sees of a split."""
     rows = []
@@ -164,8 +167,8 @@ def accuracies(banks: dict[str, FeatureBank], methods: Sequence[str], losses: Se
         for job, noisy, model in zip(jobs, given, fit(bank, jobs, given), strict=True):
             wrong = noisy.is_noisy
             memorised = model.score(look(bank, "train", noisy.indices[wrong]), noisy.labels[wrong]) if wrong.any() else None
-            rows.append(job | {"accuracy": model.score(x, y), "memorised": memorised})
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"memorised": float})
+            rows.append(job | {"accuracy": model.score(x, y), "memorised": memorised} | (also(model) if also else {}))
+    return pd.DataFrame(rows, columns=None if rows else COLUMNS).astype({"memorised": float})
 
 
 def fit_all(models: Iterable[Classifier], bank: FeatureBank, given: Sequence[NoisyLabels],
