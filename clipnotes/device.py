@@ -6,7 +6,7 @@ import torch
 from clipnotes.errors import ClipnotesError
 
 
-def choose_device(name="auto"):
+def choose_device(name: str = "auto") -> str:
     """A torch device by its name, checked; "auto" is the GPU of CUDA or ROCm where there is one, else the CPU.
 
     Apple's "mps" is taken only where it is asked for, since nothing here was measured on it. All is computed in float32. On a

@@ -6,18 +6,18 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def checkout_dir():
+def checkout_dir() -> Path | None:
     """Return the root of the checkout this package runs from, or None when it is installed."""
     root = _PACKAGE.parent
     return root if (root / "pyproject.toml").is_file() else None
 
 
-def notebooks_dir():
+def notebooks_dir() -> Path:
     """Return the folder of the numbered series; the variable CLIPNOTES_NOTEBOOKS names another one."""
     return Path(os.environ.get("CLIPNOTES_NOTEBOOKS") or _asset("notebooks"))
 
 
-def manifests_dir():
+def manifests_dir() -> Path:
     """Return the folder with one YAML file a data set and papers/*.csv."""
     return _asset("data_manifests")
 

@@ -1,11 +1,12 @@
 """How far a long work is: a bar in a terminal, one line of text in a notebook, gone when the work is done."""
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
 
-def progress_bar(*arguments, **settings) -> tqdm:
+def progress_bar(*arguments: Any, **settings: Any) -> tqdm:
     """A tqdm bar with its arguments and settings. In a notebook's kernel it is a line such as "prompt tuning 4/32".
 
     No widgets there: they would stand in a saved notebook as errors. A bar within another one is left out, since a line can be

@@ -123,6 +123,27 @@ def test_no_function_is_longer_than_a_page():
     assert set(long) <= {"pretrain.py: pretrain"}
 
 
+def public_functions(body):
+    """The functions of a module that others may call: its own and its classes' methods, without those that begin with _."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body)
+        elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+            yield node
+
+
+def test_public_functions_say_the_types_of_what_they_take_and_give():
+    """`cli` is left out: what a command takes is typed by its options. So is `pocket`, whose drawings take numbers alone."""
+    bare = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] not in ("cli", "pocket"):
+            for function in public_functions(tree_of(path).body):
+                taken = [each for each in ast.walk(function.args) if isinstance(each, ast.arg)]
+                if function.returns is None or any(not each.annotation and each.arg not in ("self", "cls") for each in taken):
+                    bare.append(f"{path.name}: {function.name}")
+    assert not bare
+
+
 def test_golden_numbers_travel_light_and_are_described():
     files = [path for path in GOLDEN.iterdir() if path.name != "README.md"]
     text = (GOLDEN / "README.md").read_text(encoding="utf-8")

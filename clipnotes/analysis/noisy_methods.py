@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,7 @@ class Case:
         return model.score(self.bank.test.unit(), self.bank.test.y)
 
 
-def means(**settings) -> Callable:
+def means(**settings: Any) -> Callable:
     """NoisyMeans; rho="true" stands for the true rate of a case."""
     def fit(case: Case) -> tuple[float, NoisyMeans]:
         known = {"rho": case.rate} if settings.get("rho") == "true" else {}

@@ -5,7 +5,8 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ class Clip:
     out: it is the same for every class, so neither softmax nor argmax over the classes sees it.
     """
 
-    def __init__(self, name, model, preprocess, tokenizer, device="cpu"):
+    def __init__(self, name: str, model: torch.nn.Module, preprocess: Callable, tokenizer: Callable,
+                 device: str = "cpu") -> None:
         self.name, self.preprocess, self.tokenizer, self.device = name, preprocess, tokenizer, device
         self.model = model.to(device).float().eval().requires_grad_(False)
         size = model.visual.image_size
@@ -41,7 +43,7 @@ class Clip:
         return f"Clip({self.name!r}, dim={self.dim}, image_size={self.image_size}, logit_scale={self.logit_scale:.1f})"
 
     @functools.cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hash over all weights and the preprocessing: equal exactly when features are."""
         steps = re.sub(r" at 0x\w+", "", repr(self.preprocess))  # a function's address changes with every process
         digest = hashlib.sha256(steps.encode())
@@ -72,12 +74,14 @@ class Clip:
         return torch.stack([self.encode_pixels(RandomViews(images, self, crop, [seed, view]), batch_size, progress, workers)
                             for view in range(VIEWS(n_views, "n_views"))])
 
-    def encode_pixels(self, data, batch_size, progress, workers):
+    def encode_pixels(self, data: torch.utils.data.Dataset, batch_size: int, progress: bool,
+                      workers: int | None) -> torch.Tensor:
         """Features [N, d] of a dataset of preprocessed images."""
         return torch.cat(list(self.encode_batches(data, 0, batch_size, progress, workers)))
 
     @torch.inference_mode()
-    def encode_batches(self, data, start=0, batch_size=64, progress=True, workers=None):
+    def encode_batches(self, data: torch.utils.data.Dataset, start: int = 0, batch_size: int = 64, progress: bool = True,
+                       workers: int | None = None) -> Iterator[torch.Tensor]:
         """Yield the features [B, d] of a dataset of preprocessed images, batch by batch from row `start` on.
 
         No more pixels are in memory than of a few batches. Where no row is left, one empty batch comes.
@@ -104,16 +108,16 @@ class Clip:
         parts = (part.to(self.device) for part in tokens.split(batch_size))
         return torch.cat([self.model.encode_text(part, normalize=False).float().cpu() for part in parts])
 
-    def classifier(self, classnames, templates):
+    def classifier(self, classnames: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
         """Zero-shot class weights [C, d], see `text.classifier`."""
         return classifier(self, classnames, templates)
 
 
-def on_gpu(device):
+def on_gpu(device: str) -> bool:
     return torch.device(device).type == "cuda"
 
 
-def default_workers(images, n, batch_size, device):
+def default_workers(images: Any, n: int, batch_size: int, device: str) -> int:
     """Processes that read n images from files while the encoder works: all cores but one beside a GPU, else one.
 
     None for pixels in memory, whose preprocessing is quick, and for less than four batches, which end before workers start.
@@ -124,7 +128,7 @@ def default_workers(images, n, batch_size, device):
     return cores - 1 if on_gpu(device) else min(1, cores - 1)
 
 
-def load_clip(name="pocket-vit", pretrained=None, device="auto"):
+def load_clip(name: str = "pocket-vit", pretrained: str | Path | None = None, device: str = "auto") -> Clip:
     """Load a CLIP by name.
 
     name: "pocket-vit", "pocket-rn" or any model of open_clip ("RN50", "ViT-B-32", "ViT-B/16" ...).

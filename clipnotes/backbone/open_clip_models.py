@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,9 +14,10 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.file_kinds import why_unreadable
 
 POCKET = ("pocket-vit", "pocket-rn")
+Parts = tuple[torch.nn.Module, Callable, Callable]  # model, preprocess, tokenizer
 
 
-def load_open_clip(name, pretrained):
+def load_open_clip(name: str, pretrained: str) -> Parts:
     """(model, preprocess, tokenizer) of an open_clip architecture with the given weights."""
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
@@ -51,7 +54,7 @@ def load_open_clip(name, pretrained):
     return model, preprocess, tokenizer_of(name)
 
 
-def check_architecture(name):
+def check_architecture(name: str) -> None:
     """ClipnotesError for a name that open_clip does not know, and for a text side that needs what is not installed."""
     import open_clip
 
@@ -64,7 +67,7 @@ def check_architecture(name):
                              "`pip install transformers sentencepiece`, or take a model without it, such as ViT-B-16.")
 
 
-def pixels(name):
+def pixels(name: str) -> dict[str, Any]:
     """The preprocessing of all released weights of an architecture, as open_clip's keywords; nothing of what they differ in.
 
     A file does not say how its images were normalised, and SigLIP's are normalised in another way than CLIP's.
@@ -77,7 +80,7 @@ def pixels(name):
             if released and all(cfg.get(field) == released[0].get(field) is not None for cfg in released)}
 
 
-def tokenizer_of(name):
+def tokenizer_of(name: str) -> Callable:
     """open_clip's tokenizer of an architecture; ClipnotesError where it needs what is not here and cannot be downloaded."""
     import open_clip
 
@@ -88,11 +91,11 @@ def tokenizer_of(name):
                              "the model once where there is a network.") from error
 
 
-def one_line(error):
+def one_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def weights_problem(name, pretrained, tag, error):
+def weights_problem(name: str, pretrained: str, tag: dict | None, error: BaseException) -> str:
     """One sentence on why weights did not load and what to do."""
     if not tag:
         return (f"{pretrained} does not hold weights of {name} ({why_unreadable(pretrained, error)}); "
@@ -104,7 +107,7 @@ def weights_problem(name, pretrained, tag, error):
             f"get them from {source} where there is a network and load {fits!r} with the file's path as pretrained=.")
 
 
-def load_openai_archive(name, path):
+def load_openai_archive(name: str, path: str) -> Parts:
     """OpenAI's TorchScript file into open_clip's architecture, with QuickGELU; nothing that the file holds is run."""
     import open_clip
 
@@ -119,7 +122,7 @@ def load_openai_archive(name, path):
     return model, preprocess, tokenizer_of(name)
 
 
-def close_names(name, names):
+def close_names(name: str, names: Sequence[str]) -> list[str]:
     import difflib
 
     return difflib.get_close_matches(name, names, n=5, cutoff=0.3) or list(names)[:5]

@@ -118,7 +118,7 @@ def open_image(image: Any, as_shown: bool = True) -> Any:
         raise ClipnotesError(f"Image {image} cannot be read ({error}); fetch it again or remove it from the split.") from error
 
 
-def to_rgb(image, as_shown):
+def to_rgb(image: Any, as_shown: bool) -> Any:
     from PIL import Image, ImageOps
 
     if not as_shown:
@@ -133,7 +133,7 @@ def to_rgb(image, as_shown):
     return image.convert("RGB")
 
 
-def grey_8_bit(values, mode):
+def grey_8_bit(values: np.ndarray, mode: str) -> np.ndarray:
     """uint8 [H, W] of grey values with more bits; `mode`: PIL's name for them."""
     if not np.isfinite(values).all() or values.min() < 0:
         raise ValueError(f"it has grey values from {values.min()} to {values.max()}, but they must be 0 or more")
@@ -142,7 +142,7 @@ def grey_8_bit(values, mode):
     return np.round(values / white * 255).astype(np.uint8)
 
 
-def pixels_of_array(image):
+def pixels_of_array(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W], [H, W, 3] or [H, W, 4] of an array of pixels; ClipnotesError for values or shapes that are none."""
     if image.ndim not in (2, 3) or image.ndim == 3 and image.shape[-1] not in (3, 4) or not image.size:
         raise ClipnotesError(f"Image array has shape {list(image.shape)}; give [H, W], [H, W, 3] or [H, W, 4].")

@@ -1,6 +1,9 @@
 """Text features of prompts with learnt embeddings by a text tower's own code: slower than a tree, and for any attention."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -16,7 +19,7 @@ class PlainEncoder:
     context length L, whatever the prompts share.
     """
 
-    def __init__(self, clip, sequences, model, recompute=False):
+    def __init__(self, clip: Any, sequences: Sequence[Sequence[int]], model: torch.nn.Module, recompute: bool = False) -> None:
         self.model, self.recompute = model, recompute
         self.embedding = text_tower(model).token_embedding
         length, pad, device = text_tower(model).context_length, padding(clip), self.embedding.weight.device
@@ -27,7 +30,7 @@ class PlainEncoder:
         self.tokens = ids.masked_fill(learnt, word_ids(clip, ["a"])[0][0]).to(device)
 
     @property
-    def n_tokens(self):
+    def n_tokens(self) -> int:
         """Tokens that run through the transformer: C x L."""
         return self.tokens.numel()
 
@@ -39,7 +42,7 @@ class PlainEncoder:
                        for part in zip(self.tokens.split(PROMPTS_AT_ONCE), self.rows.split(PROMPTS_AT_ONCE), strict=True)])
             for one in ([None] if learnt is None else learnt)])
 
-    def encode(self, tokens, rows, learnt):
+    def encode(self, tokens: torch.Tensor, rows: torch.Tensor, learnt: torch.Tensor | None) -> torch.Tensor:
         def put_learnt(module, args, embedded):  # [c, L, w]
             return embedded.index_put((rows >= 0).nonzero(as_tuple=True), learnt[rows[rows >= 0]])
 

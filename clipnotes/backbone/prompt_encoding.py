@@ -11,6 +11,9 @@ and every prompt runs whole.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,7 +26,8 @@ GROUP = 32  # nodes that share their keys in attention: the quickest of 16, 32, 
 SMALL = 128  # nodes up to which a single group is quicker
 
 
-def prompt_encoder(clip, sequences, model=None, recompute=False):
+def prompt_encoder(clip: Any, sequences: Sequence[Sequence[int]], model: nn.Module | None = None,
+                   recompute: bool = False) -> TreeEncoder | PlainEncoder:
     """The encoder of a CLIP's prompts: a `TreeEncoder` where its text tower allows it, else a `PlainEncoder`.
 
     sequences, recompute: see `TreeEncoder`. model: a model of the CLIP's form to encode with instead of its own.
@@ -47,13 +51,14 @@ class TreeEncoder:
     Raises ClipnotesError for a text tower that this does not hold for (see `causal_text_tower`).
     """
 
-    def __init__(self, model, sequences, max_tokens=512, recompute=False):
+    def __init__(self, model: nn.Module, sequences: Sequence[Sequence[int]], max_tokens: int = 512,
+                 recompute: bool = False) -> None:
         self.tower, self.recompute = causal_text_tower(model), recompute
         embedding = self.tower.token_embedding.weight
         self.trees = [Tree(part, len(embedding), embedding.device) for part in split(sequences, max_tokens)]
 
     @property
-    def n_tokens(self):
+    def n_tokens(self) -> int:
         """Tokens that run through the transformer: the nodes of all trees."""
         return sum(len(tree.ids) for tree in self.trees)
 
@@ -65,7 +70,7 @@ class TreeEncoder:
             parts = [self.encode(tree, learnt) for tree in self.trees]
         return torch.cat(parts, dim=1)
 
-    def encode(self, tree, learnt):
+    def encode(self, tree: Tree, learnt: torch.Tensor | None) -> torch.Tensor:
         tower = self.tower
         x = tower.token_embedding(tree.ids)[None]  # [1, T, w]
         if learnt is not None:
@@ -88,7 +93,7 @@ class Tree:
     sees, and the last node of every sequence, as `Queries`; learnt_rows and learnt_nodes: which embeddings go where.
     """
 
-    def __init__(self, sequences, vocabulary, device="cpu"):
+    def __init__(self, sequences: Sequence[Sequence[int]], vocabulary: int, device: Any = "cpu") -> None:
         nodes, ends = {}, []  # (parent, token): node; parents come before their children
         for sequence in sequences:
             node = -1
@@ -116,7 +121,7 @@ class Queries:
     be all in their order. visible [G, n, k]: whether a node sees a key, i.e. whether that is itself or an ancestor.
     """
 
-    def __init__(self, nodes, visible, device="cpu"):
+    def __init__(self, nodes: torch.Tensor, visible: torch.Tensor, device: Any = "cpu") -> None:
         all_nodes = torch.arange(len(visible))
         self.nodes = None if torch.equal(nodes, all_nodes) else nodes.to(device)
         self.rows = self.keys = None
@@ -131,7 +136,7 @@ class Queries:
         self.visible = visible.gather(2, keys[:, None].expand(-1, GROUP, -1)).to(device)
 
 
-def split(sequences, max_tokens):
+def split(sequences: Sequence[Sequence[int]], max_tokens: int) -> list[list]:
     """Consecutive sequences in parts whose trees have about max_tokens nodes at most, but one sequence at least."""
     parts, seen = [], set()
     for sequence in sequences:
@@ -144,7 +149,7 @@ def split(sequences, max_tokens):
     return parts
 
 
-def run_block(block, x, queries):
+def run_block(block: nn.Module, x: torch.Tensor, queries: Queries) -> torch.Tensor:
     """A residual attention block on nodes x [B, T, w]: the states [B, Q, w] of the nodes of `queries`."""
     attention, width = block.attn, x.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
@@ -161,6 +166,6 @@ def run_block(block, x, queries):
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def take(x, index):
+def take(x: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
     """x[:, index] of x [B, T, w]; for None x itself, whose gradient need not be gathered."""
     return x if index is None else x[:, index]

@@ -1,13 +1,16 @@
 """The text side of open_clip models: which transformers prompts can be learnt with, and how their tokenizers frame a text."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
 from clipnotes.errors import ClipnotesError
 
 
-def text_tower(model):
+def text_tower(model: nn.Module) -> nn.Module:
     """The module that holds an open_clip model's own text transformer, whatever its attention and pooling.
 
     Raises ClipnotesError for towers of other libraries (Hugging Face's), whose embeddings lie elsewhere.
@@ -19,7 +22,7 @@ def text_tower(model):
     return tower
 
 
-def causal_text_tower(model):
+def causal_text_tower(model: nn.Module) -> nn.Module:
     """The module of an open_clip model that holds its text transformer, if prompts can be encoded as a tree.
 
     Raises ClipnotesError with the reason where not (see `why_no_tree`).
@@ -31,7 +34,7 @@ def causal_text_tower(model):
     return tower
 
 
-def why_no_tree(tower):
+def why_no_tree(tower: nn.Module) -> str | None:
     """Why prompts cannot be encoded as a tree, in words, or None: attention that is not causal, another pooling than at
     the end-of-text token (SigLIP, CoCa), blocks that are not the common ones."""
     odd = {type(block).__name__ for block in tower.transformer.resblocks
@@ -48,14 +51,14 @@ def why_no_tree(tower):
     return None
 
 
-def pooling(tower):
+def pooling(tower: nn.Module) -> str | None:
     return getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------
 
 
-def token_ids(clip, texts):
+def token_ids(clip: Any, texts: Sequence[str]) -> list[list[int]]:
     """The tokens of every text, as lists of ints without the padding: CLIP's from start-of-text to end-of-text.
 
     Texts longer than the model's context are cut as the tokenizer does.
@@ -70,20 +73,20 @@ def token_ids(clip, texts):
     return [row[:end + 1].tolist() for row, end in zip(tokens, ends, strict=True)]
 
 
-def frame(clip):
+def frame(clip: Any) -> tuple[int, int]:
     """How many tokens the tokenizer puts before and after every text: (1, 1) for CLIP's, (0, 1) for SigLIP's."""
     one, other = token_ids(clip, ["a", "b"])
     before = next(i for i in range(len(one)) if one[i] != other[i])
     return before, next(i for i in range(len(one)) if one[-1 - i] != other[-1 - i])
 
 
-def word_ids(clip, texts):
+def word_ids(clip: Any, texts: Sequence[str]) -> list[list[int]]:
     """The tokens of every text as lists of ints, without those of its frame."""
     before, after = frame(clip)
     return [ids[before:len(ids) - after] for ids in token_ids(clip, texts)]
 
 
-def padding(clip):
+def padding(clip: Any) -> int:
     """The id of the padding; ClipnotesError for a tokenizer that puts a token behind it."""
     row = clip.tokenizer(["a"])[0]
     if row[-1] != row[-2]:

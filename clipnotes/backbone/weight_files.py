@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,7 +70,7 @@ class ScriptModule:
 class TensorUnpickler(pickle.Unpickler):
     """Reads the `data.pkl` of a TorchScript archive into `ScriptModule`s and tensors; no other object can come about."""
 
-    def __init__(self, archive: zipfile.ZipFile):
+    def __init__(self, archive: zipfile.ZipFile) -> None:
         found = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(found) != 1:
             raise ValueError(f"it has {len(found)} files data.pkl")
@@ -84,7 +86,7 @@ class TensorUnpickler(pickle.Unpickler):
             raise ValueError(f"its entry {name!r} is compressed")
         return self.archive.read(entry)
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "__torch__":
             return ScriptModule
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -97,7 +99,7 @@ class TensorUnpickler(pickle.Unpickler):
             return lambda value, *_: value
         raise ValueError(f"it asks for {module}.{name}")
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: tuple) -> torch.Tensor:
         """The storage, a flat tensor, that an id ("storage", dtype, key, device, number of elements) names."""
         _, dtype, key, _, n = pid
         content = bytearray(self.read(f"data/{key}"))
@@ -106,7 +108,7 @@ class TensorUnpickler(pickle.Unpickler):
         return torch.frombuffer(content, dtype=dtype) if n else torch.empty(0, dtype=dtype)
 
 
-def named_tensors(root: ScriptModule):
+def named_tensors(root: ScriptModule) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (dotted name, tensor) of a module and all below it; a module that stands at several places counts once."""
     waiting, seen = [("", root)], set()
     while waiting:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from clipnotes.book.sources import write_sources
 from clipnotes.errors import ClipnotesError
@@ -38,7 +39,7 @@ def build_book(study: str | Path, out: str | Path | None = None) -> Path:
     return out / "index.html"
 
 
-def run_sphinx(source, pages):
+def run_sphinx(source: Path, pages: Path) -> str:
     """Sphinx without a conf.py: all settings are `settings`."""
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
@@ -52,7 +53,7 @@ def run_sphinx(source, pages):
     return warnings.getvalue()
 
 
-def settings(source):
+def settings(source: Path) -> dict[str, Any]:
     """Sphinx's configuration."""
     return {
         "project": "clipnotes",

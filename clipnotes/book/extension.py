@@ -1,6 +1,8 @@
 """A Sphinx extension: formulas as MathML, mentions of a notebook as links to its page, no empty table heads."""
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
@@ -17,7 +19,7 @@ class LinkNotebooks(SphinxTransform):
 
     default_priority = 400
 
-    def apply(self, **kwargs):
+    def apply(self, **kwargs: Any) -> None:
         pages = {name[:2]: name for name in self.env.found_docs if re.match(r"\d\d_", name)}
         for text in list(self.document.findall(nodes.Text)):
             if not isinstance(text.parent, (nodes.reference, nodes.literal, nodes.literal_block, nodes.title, nodes.raw)):
@@ -29,13 +31,13 @@ class DropEmptyHeads(SphinxTransform):
 
     default_priority = 400
 
-    def apply(self, **kwargs):
+    def apply(self, **kwargs: Any) -> None:
         for head in list(self.document.findall(nodes.thead)):
             if not head.astext().strip():
                 head.parent.remove(head)
 
 
-def linked(text, pages):
+def linked(text: str, pages: dict[str, str]) -> Iterator[nodes.Node]:
     """Docutils nodes of `text`, with a link for each number that `pages` ({number: document}) knows."""
     end = 0
     for mention in MENTION.finditer(text):
@@ -48,17 +50,17 @@ def linked(text, pages):
     yield nodes.Text(text[end:])
 
 
-def inline_math(writer, node):
+def inline_math(writer: Any, node: nodes.Node) -> None:
     writer.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
-def block_math(writer, node):
+def block_math(writer: Any, node: nodes.Node) -> None:
     writer.body.append(f'<div class="math">{mathml(node.astext(), "block")}</div>\n')
     raise nodes.SkipNode
 
 
-def setup(app):
+def setup(app: Any) -> dict[str, bool]:
     app.add_transform(LinkNotebooks)
     app.add_transform(DropEmptyHeads)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))

@@ -5,6 +5,7 @@ import hashlib
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
@@ -66,7 +67,7 @@ def figures_of(run: Path, notebook: Notebook) -> dict[str, dict]:
     return found
 
 
-def page_source(notebook, figures: dict[str, dict], folder: Path):
+def page_source(notebook: nbformat.NotebookNode, figures: dict[str, dict], folder: Path) -> nbformat.NotebookNode:
     """The notebook with linked pictures in place of embedded ones, drawing code folded, and nothing that needs a kernel."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
@@ -104,16 +105,16 @@ def by_exhibit(figures: list[dict]) -> list[dict]:
             for name in names]
 
 
-def exhibit_order(name):
+def exhibit_order(name: str) -> list[tuple]:
     """Numbers in an exhibit's name count as numbers: Fig. 2 before Fig. 10."""
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def anchor(exhibit):
+def anchor(exhibit: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", exhibit.lower()).strip("-") or "further"
 
 
-def contents(study, notebooks):
+def contents(study: Path, notebooks: list[Notebook]) -> str:
     """The list of the whole series, with links to the pages that there are."""
     there = {notebook.name for notebook in notebooks}
     entries = [entry(study, notebook) for notebook in series()]
@@ -123,7 +124,7 @@ def contents(study, notebooks):
     return contents_html(entries)
 
 
-def toctree(notebooks, guide):
+def toctree(notebooks: list[Notebook], guide: list[str]) -> str:
     lines = [f"{notebook.number} {notebook.question} <{notebook.name}>" for notebook in notebooks]
     return "\n".join(["```{toctree}", ":hidden:", "", *lines, "Figures by exhibit <gallery>", *guide, "```", ""])
 
@@ -137,12 +138,12 @@ def write_guide(folder: Path) -> list[str]:
     return [f"guide_{page.stem}" for page in pages]
 
 
-def write_raw(folder, name, title, html, markdown=""):
+def write_raw(folder: Path, name: str, title: str, html: str, markdown: str = "") -> None:
     """A page NAME.md whose text is HTML: read from a file, it meets no Markdown."""
     (folder / f"{name}.html").write_text(html, encoding="utf-8")
     page = f"# {title}\n\n```{{raw}} html\n:file: {name}.html\n```\n\n{markdown}"
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
 
 
-def render(template, **values):
+def render(template: str, **values: Any) -> str:
     return TEMPLATES.get_template(template).render(**values)

@@ -67,7 +67,7 @@ class FeatureBank:
         if len(widths) > 1:
             raise ClipnotesError(f"Bank {self.name}: features of sizes {sorted(widths)}; one bank holds one model.")
 
-    def checked(self, split, part):
+    def checked(self, split: str, part: FeatureSplit) -> FeatureSplit:
         of_bank = f"of bank {self.name}"
         x = feature_matrix(part.x, f"{split}_x {of_bank}").float()
         x = x[0] if x.ndim == 3 and len(x) == 1 else x  # one view is the image

@@ -20,7 +20,7 @@ def pocket(manifest: Manifest, data_root: str | Path) -> tuple[dict[str, Split],
     return {split: drawn(manifest.name, split) for split in SPLITS}, None
 
 
-def drawn(name, split):
+def drawn(name: str, split: str) -> Split:
     """A split of the pocket world. Several notebooks want the same pictures, and reading is far quicker than drawing."""
     source = f"{name} {split} {datasets.fingerprint()}"
 

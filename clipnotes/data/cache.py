@@ -7,8 +7,10 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +22,7 @@ FORMAT = 1  # a change makes all older files foreign
 PART_SECONDS = 30  # between two parts: what a killed run loses at most, and so long that writing them costs nothing
 
 
-def cache_dir():
+def cache_dir() -> Path:
     """Folder of the feature cache: $CLIPNOTES_CACHE, else clipnotes in the user's cache folder.
 
     ClipnotesError: neither is named, and the user has no home folder.
@@ -33,7 +35,7 @@ def cache_dir():
                              "you may write.") from None
 
 
-def cached(key, compute):
+def cached(key: dict, compute: Callable) -> torch.Tensor:
     """A tensor from the cache file of `key` (a JSON-able dict of all that shapes it), else computed and stored.
 
     The file repeats the key and a checksum; one that is damaged or was made for another key is never used but replaced.
@@ -50,7 +52,7 @@ def cached(key, compute):
         return x
 
 
-def resumed(key, batches, **detail):
+def resumed(key: dict, batches: Callable, **detail: Any) -> torch.Tensor:
     """Rows [N, d] that come in batches, going on where a killed run was; for the `compute` of `cached(key, compute)`.
 
     batches: called with the number of rows that are kept already, returns an iterator over tensors [B, d] of the rows
@@ -78,21 +80,21 @@ def resumed(key, batches, **detail):
     return torch.cat([*kept, *new])
 
 
-def path_in(folder, key):
+def path_in(folder: Path, key: dict) -> Path:
     """The file of a key."""
     return folder / f"{hashlib.sha256(as_text(key).encode()).hexdigest()[:32]}.safetensors"
 
 
-def parts_of(key):
+def parts_of(key: dict) -> Path:
     """Folder of the parts of the tensor of a key."""
     return path_in(cache_dir() / "features", key).with_suffix(".parts")
 
 
-def as_text(key):
+def as_text(key: dict) -> str:
     return json.dumps(key, sort_keys=True)
 
 
-def store(path, key, x):
+def store(path: Path, key: dict, x: torch.Tensor) -> bool:
     """Write a tensor under its key; whether it could be written. A full disk costs time at the next run, not a result."""
     from safetensors.torch import save
 
@@ -107,7 +109,7 @@ def store(path, key, x):
     return True
 
 
-def read_cached(path, key):
+def read_cached(path: Path, key: dict) -> torch.Tensor | None:
     """The tensor of a cache file, None where it is missing, damaged or another key's."""
     from safetensors import SafetensorError, safe_open
 

@@ -37,12 +37,12 @@ def cifar(manifest: Manifest, data_root: str | Path) -> tuple[dict[str, Split], 
     return {split: split_of_pixels(manifest, split, *part) for split, part in parts.items()}, manifest.repaired(names)
 
 
-def split_of_pixels(manifest, split, pixels, labels, rows):
+def split_of_pixels(manifest: Manifest, split: str, pixels: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Split:
     content = hashlib.sha256(pixels).hexdigest()
     return Split(labels, lambda: pixels, f"{manifest.fingerprint} {split} {content}", rows=rows)
 
 
-def read_records(files, label_bytes):
+def read_records(files: list[Path], label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 [N, 32, 32, 3], int64 [N]) of files of records: label bytes, of which the last counts, then 3 x 32 x 32 pixels."""
     content = [np.fromfile(file, np.uint8) for file in files]
     for file, values in zip(files, content, strict=True):

@@ -65,18 +65,18 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def damaged(path):
+def damaged(path: Path) -> ClipnotesError:
     kind = kind_of(path)
     expected = path.suffix.lower() == ".npz" and (kind or "").startswith("a zip archive")
     return refused(path, f"is {kind}" if kind and not expected else "is damaged or was written by something else")
 
 
-def refused(path, problem):
+def refused(path: Path, problem: str) -> ClipnotesError:
     return ClipnotesError(f"Feature file {path} {problem}; a feature file is .npz or .safetensors with the numbers test_x "
                           "[N, d] and test_y [N] and, where known, train_x, train_y, val_x, val_y, text and classnames.")
 
 
-def read_npz(path):
+def read_npz(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         found = {}
         for key in (key for key in KEYS if key in file.files):
@@ -89,7 +89,7 @@ def read_npz(path):
         return {key: a.tolist() if a.dtype.kind == "U" else a for key, a in found.items()}
 
 
-def read_safetensors(path):
+def read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         lists = {key: text for key, text in (file.metadata() or {}).items() if key in TEXTS}
         tensors = {key: file.get_tensor(key) for key in KEYS if key in file.keys()}  # noqa: SIM118

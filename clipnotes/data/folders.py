@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,13 @@ def split_folders(folder: Path) -> dict[str, str]:
     return {split: here[split][0] for split in SPLITS} if found else {}
 
 
-def holds_folders_only(folder):
+def holds_folders_only(folder: Path) -> bool:
     """Whether a folder has folders and no image directly inside: a split, not a class that happens to be named `train`."""
     files = (entry.path for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
     return bool(visible_folders(folder)) and not any(map(is_image, files))
 
 
-def images_of(folder, parts):
+def images_of(folder: Path, parts: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     """{part: {class folder: [paths relative to `folder`, in order]}} of all images below the class folders of its parts,
     {part: folder}."""
     roots = {part: os.path.normpath(folder / name) for part, name in parts.items()}
@@ -107,7 +108,7 @@ def images_of(folder, parts):
     return images
 
 
-def shared_out(images):
+def shared_out(images: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
     """{split: {class folder: paths}} of the {class folder: paths} of one folder, the same on every machine.
 
     Images are put in the order of a hash of their names, so that few change their split when others are added.
@@ -130,7 +131,7 @@ def shares(n: int) -> tuple[int, int, int]:
     return n - val - test, val, test
 
 
-def usable_classes(folder, images, everywhere):
+def usable_classes(folder: Path, images: dict, everywhere: list[str]) -> list[str]:
     """Class folders with an image in every split; others are named in a warning. ClipnotesError for fewer than two."""
     usable = [c for c in everywhere if all(images[split].get(c) for split in SPLITS)]
     left_out = [c for c in everywhere if c not in usable]
@@ -154,7 +155,7 @@ def names_file(folder: Path) -> Path:
     return here[0] if here else folder / NAMES_FILES[0]
 
 
-def read_names(path):
+def read_names(path: Path) -> tuple[dict[str, str], list[str]]:
     """({class folder: name}, templates) of a classes.yaml, ({}, [the usual one]) where there is none; all it holds is text."""
     content = read_yaml(path, str(path), texts=True) or {} if path.is_file() else {}
     if not isinstance(content, dict) or not set(content) <= {"names", "templates"}:
@@ -167,5 +168,5 @@ def read_names(path):
     return names, templates
 
 
-def bad_names(path, problem):
+def bad_names(path: Path, problem: str) -> ClipnotesError:
     return ClipnotesError(f"{path} {problem}; it may hold names: {{folder: class name}} and templates: [\"{TEMPLATE}\"].")

@@ -39,7 +39,7 @@ def is_image(path: str) -> bool:
     return ending in image_endings() if ending else opens(path)
 
 
-def opens(path):
+def opens(path: str) -> bool:
     from PIL import Image
 
     try:
@@ -110,7 +110,7 @@ class Walk:
         self.taken += len(images)
         return images
 
-    def are_results(self, place, folders, files):
+    def are_results(self, place: str, folders: list[str], files: list[str]) -> bool:
         """Whether a folder is what a run, a sweep or a study of ours left there; it is kept in mind."""
         study = "index.html" in files and any(os.path.isfile(os.path.join(place, name, "run.json")) for name in folders)
         if study or OWN_FILES & set(files):
@@ -118,7 +118,7 @@ class Walk:
             return True
         return False
 
-    def check(self, folder):
+    def check(self, folder: str) -> None:
         """ClipnotesError where a folder was entered before or leads back to where the walk began."""
         real = os.path.realpath(folder)
         if real in self.seen or self.real_root.startswith(os.path.join(real, "")):
@@ -126,10 +126,10 @@ class Walk:
             raise ClipnotesError(f"Image folder {link} is a link to {real}, whose images would count twice; remove the link.")
         self.seen[real] = folder
 
-    def is_linked(self, folder):
+    def is_linked(self, folder: str) -> bool:
         return os.path.realpath(folder) != os.path.join(self.real_root, os.path.relpath(folder, self.root))
 
-    def warn(self):
+    def warn(self) -> None:
         """Say what was left out, if anything."""
         doubts = []
         if self.left_out:
@@ -145,7 +145,7 @@ class Walk:
             warnings.warn(f"Image folder {self.root}: {doubt}", stacklevel=1)  # one place, so that it is shown once
 
 
-def refuse(error):
+def refuse(error: OSError) -> None:
     raise unreadable(error) from error
 
 

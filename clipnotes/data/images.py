@@ -57,7 +57,7 @@ class Split:
                      self.rows[index])
 
 
-def file_state(path):
+def file_state(path: str | Path) -> bytes:
     """Size and time of the last change, as bytes; of a missing file nothing, since reading it says so."""
     try:
         state = os.stat(path)

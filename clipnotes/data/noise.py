@@ -1,8 +1,10 @@
 """Label noise: wrong labels of several kinds, drawn from a seed, with the true noise rate (paper B, section 4)."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +29,14 @@ class NoisyLabels:
         return len(self.labels)
 
     @property
-    def rate(self):
+    def rate(self) -> float:
         """True share of wrong labels, in [0, 1]; it may differ from the rate that was asked for."""
         return self.is_noisy.double().mean().item()
 
 
-def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=None, shots=None, path=None, key=None,
-                   rows=None):
+def corrupt_labels(y: Any, rate: float | None = None, kind: str = "uniform", n_classes: int | None = None, seed: int = 1,
+                   logits: Any = None, shots: int | None = None, path: str | Path | None = None, key: str | None = None,
+                   rows: Any = None) -> NoisyLabels:
     """Give some labels of y, int [N], a wrong value; returns `NoisyLabels`.
 
     "uniform", "pairflip" and "confusion" flip exactly round(rate K) of the K rows of every class, drawn from `seed`, to
@@ -66,7 +69,7 @@ def corrupt_labels(y, rate=None, kind="uniform", n_classes=None, seed=1, logits=
     return flip_in_classes(y, rate, n_classes, seed, wrong)
 
 
-def flip_in_classes(y, rate, n_classes, seed, wrong=None):
+def flip_in_classes(y: np.ndarray, rate: float, n_classes: int, seed: int, wrong: np.ndarray | None = None) -> NoisyLabels:
     """round(rate K) of the K rows of every class get the label wrong [N] has for them; without it any other class."""
     rng, labels = np.random.default_rng(seed), y.copy()
     for c, rows in class_rows(y, n_classes):
@@ -79,7 +82,7 @@ def flip_in_classes(y, rate, n_classes, seed, wrong=None):
     return noisy_labels(labels, y, np.arange(len(y)))
 
 
-def ptnl_sample(y, shots, rate, n_classes=None, seed=1):
+def ptnl_sample(y: Any, shots: int | None, rate: float | None, n_classes: int | None = None, seed: int = 1) -> NoisyLabels:
     """`shots` images a class out of a full training split, int [N], as the released code of paper B picks them.
 
     The first half of each class, in the order of the split, may only give right labels, the second half only wrong ones.
@@ -112,14 +115,14 @@ def ptnl_sample(y, shots, rate, n_classes=None, seed=1):
     return noisy_labels(np.array([given[i] for i in indices]), y[indices], indices)
 
 
-def favourite_wrong_class(logits, y, n_classes):
+def favourite_wrong_class(logits: Any, y: np.ndarray, n_classes: int) -> np.ndarray:
     """The class other than y with the largest of the logits [N, C] of each row: int64 [N]."""
     logits = checked_logits(logits, y, n_classes)
     logits[np.arange(len(y)), y] = -np.inf
     return logits.argmax(1)
 
 
-def annotator_labels(y, rate, logits, seed=1):
+def annotator_labels(y: np.ndarray, rate: float, logits: np.ndarray, seed: int = 1) -> NoisyLabels:
     """Labels of somebody who sees as another model does: round(rate N) of all N images get a wrong one.
 
     p [N, C]: softmax of the model's logits. Which images: a weighted draw without replacement, weights 1 - p_y, so that
@@ -138,7 +141,7 @@ def annotator_labels(y, rate, logits, seed=1):
     return noisy_labels(labels, y, np.arange(len(y)))
 
 
-def checked_logits(logits, y, n_classes, kind="confusion"):
+def checked_logits(logits: Any, y: np.ndarray, n_classes: int, kind: str = "confusion") -> np.ndarray:
     """float64 [N, C], a copy; ClipnotesError where they are missing, of another shape, or not finite."""
     if logits is None:
         raise ClipnotesError(f'Noise kind "{kind}" needs zero-shot logits [N, C] of the same images; give logits=.')
@@ -152,7 +155,8 @@ def checked_logits(logits, y, n_classes, kind="confusion"):
 # --- human labels -------------------------------------------------------------------------------------------------
 
 
-def human_labels(y, n_classes, rate, path, key, rows=None):
+def human_labels(y: np.ndarray, n_classes: int, rate: float | None, path: str | Path | None, key: str | None,
+                 rows: Any = None) -> NoisyLabels:
     """The labels of a file, or of some `rows` of it, as `NoisyLabels` of the true labels y.
 
     A file that also holds the true labels (CIFAR-10N's entry "clean_label") must agree with y: if not, it is of another order.
@@ -179,7 +183,7 @@ def human_labels(y, n_classes, rate, path, key, rows=None):
     return noisy_labels(checked_labels(labels, n_classes, Path(path).name)[0], y, np.arange(len(y)))
 
 
-def read_labels(path, key=None):
+def read_labels(path: str | Path, key: str | None = None) -> np.ndarray:
     """Labels from a .npy, .npz, .txt (one a line), .csv or .pt file: an int64 array.
 
     key: the array of a .npz, the column of a .csv or the entry of a dict in a .pt (such as "aggre_label" of CIFAR-10N);
@@ -188,7 +192,7 @@ def read_labels(path, key=None):
     return pick(read_content(path), path, key)
 
 
-def read_content(path):
+def read_content(path: str | Path) -> Any:
     """What a label file holds: an array, or a dict of arrays."""
     path = Path(path)
     if path.suffix not in READERS:
@@ -203,7 +207,7 @@ def read_content(path):
                              "hold whole numbers and nothing pickled but tensors and plain arrays.") from error
 
 
-def pick(content, path, key=None):
+def pick(content: Any, path: str | Path, key: str | None = None) -> np.ndarray:
     """The labels, int64, under a key of the content of a label file."""
     if isinstance(content, dict):
         if key is None and len(content) == 1:
@@ -215,16 +219,16 @@ def pick(content, path, key=None):
     return class_labels(content, Path(path).name).numpy()
 
 
-def read_npz(path):
+def read_npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
 
 
-def read_columns(path):
+def read_columns(path: Path) -> dict[str, np.ndarray]:
     return {column: values.to_numpy() for column, values in read_csv(path).items()}
 
 
-def read_torch(path):
+def read_torch(path: Path) -> Any:
     """The content of a torch file: tensors, or numpy arrays as in CIFAR-10N's, with all else refused."""
     dtypes = [type(np.dtype(code)) for code in np.typecodes["AllInteger"]]
     with torch.serialization.safe_globals([*ARRAY_GLOBALS, np.ndarray, np.dtype, *dtypes]):
@@ -242,17 +246,17 @@ READERS = {".npy": lambda path: np.load(path, allow_pickle=False), ".npz": read_
 # --- checks -------------------------------------------------------------------------------------------------------
 
 
-def noisy_labels(labels, true_labels, indices):
+def noisy_labels(labels: np.ndarray, true_labels: np.ndarray, indices: np.ndarray) -> NoisyLabels:
     return NoisyLabels(*map(torch.from_numpy, (labels, labels != true_labels, indices)))
 
 
-def class_rows(y, n_classes):
+def class_rows(y: np.ndarray, n_classes: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (class, its rows in order)."""
     for c in range(n_classes):
         yield c, np.flatnonzero(y == c)
 
 
-def checked_labels(y, n_classes, name="y"):
+def checked_labels(y: Any, n_classes: int | None, name: str = "y") -> tuple[np.ndarray, int]:
     """(int64 array [N], number of classes); ClipnotesError for labels that are none or out of range, or too few classes."""
     y = class_labels(y, name, n_classes=n_classes).cpu().numpy()
     return y, Whole(2)(int(y.max()) + 1 if n_classes is None else n_classes, "n_classes")  # a wrong label needs another class

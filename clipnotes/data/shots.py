@@ -11,11 +11,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from clipnotes.data.tasks import Task
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 
 
-def write_few_shot(path, task):
+def write_few_shot(path: str | Path, task: Task) -> None:
     """Write the training and validation images of a task as an index file; only where they are image files."""
     if isinstance(task.train.images, np.ndarray):
         raise ClipnotesError(f"{task.name} has its images in memory, not in files that an index could name; draw its shots "
@@ -27,7 +28,7 @@ def write_few_shot(path, task):
         json.dump(content, file, indent=1)
 
 
-def read_few_shot(path):
+def read_few_shot(path: str | Path) -> dict[str, list[tuple[str, int]]]:
     """{"train": [(image path, label), ...], "val": [...]} of an index file; ClipnotesError for a file of another form."""
     path = Path(path)
     if not path.is_file():
@@ -42,7 +43,7 @@ def read_few_shot(path):
                              "{impath, label, classname}.") from error
 
 
-def use_few_shot(task, path):
+def use_few_shot(task: Task, path: str | Path) -> Task:
     """The task with the training images of an index file and, where it lists some, its validation images.
 
     task: the whole data set (shots=0), in the split that the draw was made from. Images are found by the end of their path,
@@ -58,7 +59,7 @@ def use_few_shot(task, path):
     return replace(task, **splits, shots=shots, split_source=f"{task.split_source}; few-shot file {Path(path).name}")
 
 
-def find_rows(task, split, images, path):
+def find_rows(task: Task, split: str, images: list[tuple[str, int]], path: str | Path) -> list[int]:
     """Rows of a split in the order of the (image path, label) of an index file."""
     part, known = getattr(task, split), {}  # known: last two parts of the path -> [(all parts, row), ...]
     for row, image in enumerate([] if isinstance(part.images, np.ndarray) else part.images):
@@ -79,6 +80,6 @@ def find_rows(task, split, images, path):
     return rows
 
 
-def common_end(a, b):
+def common_end(a: tuple, b: tuple) -> int:
     """How many parts two paths share at their ends."""
     return next((k for k, (x, y) in enumerate(zip(reversed(a), reversed(b), strict=False)) if x != y), min(len(a), len(b)))

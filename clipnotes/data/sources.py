@@ -41,7 +41,7 @@ def listed(read: lists.Reader) -> Source:
     return source
 
 
-def found_folder(manifest, data_root):
+def found_folder(manifest: Manifest, data_root: str | Path) -> Path:
     """The image folder; ClipnotesError where it is missing."""
     folder = manifest.image_folder(data_root)
     if folder is None:
@@ -51,7 +51,7 @@ def found_folder(manifest, data_root):
     return folder
 
 
-def checked_listing(read, manifest, folder, data_root):
+def checked_listing(read: lists.Reader, manifest: Manifest, folder: Path, data_root: str | Path) -> lists.Listing:
     """The `Listing` of a data set; ClipnotesError where its lists or some of its classes are not there."""
     try:
         listing = read(manifest, folder, data_root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,7 +66,7 @@ def mistakes(rows: Rows, manifest: Manifest, path: Path) -> list[str]:
     return [*labels_out_of_range(rows, manifest, path), *mixed_names(rows, path), *misplaced_images(rows, path)]
 
 
-def labels_out_of_range(rows, manifest, path):
+def labels_out_of_range(rows: Rows, manifest: Manifest, path: Path) -> Iterator[str]:
     named = names_by_label(rows)
     if manifest.n_classes == "any":
         first = next((label for label in range(len(named)) if label not in named), None)
@@ -82,7 +83,7 @@ def labels_out_of_range(rows, manifest, path):
                 return
 
 
-def mixed_names(rows, path):
+def mixed_names(rows: Rows, path: Path) -> Iterator[str]:
     named = names_by_label(rows)
     for label, names in named.items():
         if len(names) > 1:
@@ -98,7 +99,7 @@ def mixed_names(rows, path):
                    "different names.")
 
 
-def misplaced_images(rows, path):
+def misplaced_images(rows: Rows, path: Path) -> Iterator[str]:
     label_of = {}
     for split, part in rows.items():
         for image, label, _ in part:
@@ -129,7 +130,7 @@ def doubts(rows: Rows, manifest: Manifest, path: Path) -> list[str]:
     return found
 
 
-def names_of(rows, manifest):
+def names_of(rows: Rows, manifest: Manifest) -> list[str]:
     """Class names in label order: the manifest's spelling where it has the name, the file's own otherwise."""
     theirs = {label: min(names) for label, names in names_by_label(rows).items()}
     ours = manifest.classnames()
@@ -144,7 +145,7 @@ def names_of(rows, manifest):
             next(left, f"class {label}") for label in range(n_classes)]
 
 
-def names_by_label(rows):
+def names_by_label(rows: Rows) -> dict[int, set[str]]:
     """{label: set of names}, by label."""
     named = defaultdict(set)
     for part in rows.values():
@@ -153,6 +154,6 @@ def names_by_label(rows):
     return dict(sorted(named.items()))
 
 
-def bare(name):
+def bare(name: str) -> str:
     """A name without case, spaces and punctuation: to compare it across spellings."""
     return re.sub(r"[\W_]+", "", name.casefold())

@@ -114,7 +114,7 @@ class StrictTarInfo(tarfile.TarInfo):
     """An entry of a tar archive; a damaged one is an error, where Python's own reader takes it for the archive's end."""
 
     @classmethod
-    def fromtarfile(cls, file):
+    def fromtarfile(cls, file: tarfile.TarFile) -> tarfile.TarInfo:
         try:
             return super().fromtarfile(file)
         except tarfile.EOFHeaderError:  # the mark of the end
@@ -126,7 +126,7 @@ class StrictTarInfo(tarfile.TarInfo):
 class Bounded:
     """A stream that may not bring more bytes than an archive's content may have."""
 
-    def __init__(self, stream: IO[bytes], unpacking: Unpacking):
+    def __init__(self, stream: IO[bytes], unpacking: Unpacking) -> None:
         self.stream, self.unpacking, self.total = stream, unpacking, 0
 
     def read(self, n: int) -> bytes:
@@ -139,7 +139,7 @@ class Bounded:
 class Unpacking:
     """A folder that entries of an archive are written into, as long as they keep to the rules."""
 
-    def __init__(self, archive: Path, folder: Path, most: int):
+    def __init__(self, archive: Path, folder: Path, most: int) -> None:
         self.archive, self.folder, self.most = archive, folder, most
         self.entries = self.written = 0
 

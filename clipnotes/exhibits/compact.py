@@ -1,12 +1,14 @@
 """A gathered table without what no exhibit of the papers needs: small enough for a repository."""
 
+import pandas as pd
+
 from clipnotes.exhibits.gather import FACTS
 from clipnotes.exhibits.layouts import LAYOUTS
 from clipnotes.exhibits.tables import records_of, told_by_results
 from clipnotes.series.run_folder import COLUMNS, KEYS
 
 
-def compact(table):
+def compact(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows and columns that the exhibits of `layouts` are made of, values to five digits.
 
     Rows of runs that are not complete stay. Of the parameters those stay that differ between the runs of a notebook, for a

@@ -5,12 +5,12 @@ from itertools import product
 
 import pandas as pd
 
-from clipnotes.exhibits.layouts import layout
+from clipnotes.exhibits.layouts import Layout, layout
 from clipnotes.exhibits.tables import exists, listed, measured
 from clipnotes.series.notebooks import find
 
 
-def gaps(table, like):
+def gaps(table: pd.DataFrame, like: str) -> pd.DataFrame:
     """The cells of an exhibit that lack seeds, as a data frame.
 
     Its columns are those that name a cell, n (seeds there), seeds (that are lacking: other cells of the row have them, or a run
@@ -34,7 +34,7 @@ def gaps(table, like):
     return pd.DataFrame(found, columns=[*keys, "n", "seeds", "runs", "command"])
 
 
-def gap_lines(table, like, most=20):
+def gap_lines(table: pd.DataFrame, like: str, most: int = 20) -> list[str]:
     """A sentence for each of the first `most` gaps: the cell, the seeds that it lacks, and what would fill it."""
     missing, lines = gaps(table, like), []
     for row in missing.head(most).to_dict("records"):
@@ -45,7 +45,7 @@ def gap_lines(table, like, most=20):
     return lines + [f"... and {len(missing) - most} more cells."] * (len(missing) > most)
 
 
-def planned_cells(table, what, rows, keys):
+def planned_cells(table: pd.DataFrame, what: Layout, rows: pd.DataFrame, keys: list[str]) -> dict[tuple, list[tuple]]:
     """{cell: [(seed, run)]} of the runs that are not complete, by their parameters."""
     planned = {}
     waiting = table[(table["notebook"] == what.notebook) & (table["status"] != "complete")].drop_duplicates("run")
@@ -55,7 +55,7 @@ def planned_cells(table, what, rows, keys):
     return planned
 
 
-def declared(run, key, what, rows):
+def declared(run: dict, key: str, what: Layout, rows: pd.DataFrame) -> list:
     """The values of a column that a run would measure, by its parameters; what these do not tell is as in the other rows."""
     names = what.parameters(key)
     told = [(name, run[name]) for name in names if run.get(name) is not None and run[name] == run[name]]
@@ -65,7 +65,7 @@ def declared(run, key, what, rows):
     return list(dict.fromkeys((["original"] if key == "features" else []) + values))
 
 
-def command(what, cell, seeds):
+def command(what: Layout, cell: dict, seeds: list) -> str:
     """The command line that would measure a cell."""
     lists, values = {parameter.name for parameter in find(what.notebook).parameters if parameter.is_list}, dict(what.off)
     for key in what.drivers:

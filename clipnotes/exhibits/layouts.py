@@ -33,7 +33,7 @@ class Layout:
     paper: tuple = ()
     names: dict = field(default_factory=dict)
 
-    def parameters(self, column):
+    def parameters(self, column: str) -> list[str]:
         """The columns of a gathered table with the parameters that a column's values come from."""
         names = self.drivers.get(column, column.removeprefix("p_"))
         return [f"p_{name}" for name in ((names,) if isinstance(names, str) else names)]
@@ -124,7 +124,7 @@ LAYOUTS = {
 }
 
 
-def layout(like):
+def layout(like: str) -> Layout:
     """The layout of an exhibit such as "ptnl:table1"; ClipnotesError lists what there is."""
     if like not in LAYOUTS:
         raise ClipnotesError(f"There is no exhibit {like!r}; known are: {', '.join(LAYOUTS)}.")

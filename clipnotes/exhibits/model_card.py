@@ -1,6 +1,9 @@
 """The model card of the pocket backbones: recipe and accuracy, computed."""
 
 import json
+from pathlib import Path
+
+import pandas as pd
 
 from clipnotes.backbone.clip import POCKET
 from clipnotes.exhibits.tables import markdown
@@ -17,7 +20,7 @@ are stored in fp16 and computed with in fp32. What pre-training never sees: the 
 """
 
 
-def transfer_tables():
+def transfer_tables() -> dict[str, pd.DataFrame]:
     """{model: DataFrame} of `analysis.transfer_table` over every built-in data set."""
     from clipnotes.analysis import transfer_table
     from clipnotes.backbone import load_clip
@@ -27,7 +30,7 @@ def transfer_tables():
     return {model: transfer_table(load_clip(model), names) for model in POCKET}
 
 
-def write_card(path, tables):
+def write_card(path: str | Path, tables: dict[str, pd.DataFrame]) -> None:
     """Write the card (Markdown) from the weights' training records and the tables of `transfer_tables`."""
     from clipnotes.pocket.model import WEIGHTS
 
@@ -52,7 +55,7 @@ def write_card(path, tables):
         stream.write("\n".join(parts))
 
 
-def training(path, what):
+def training(path: Path, what: str) -> str:
     """A paragraph on how the weights at `path` (without suffix) were made, from their training record."""
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     recipe = ", ".join(f"{key} {value}" for key, value in record["recipe"].items() if key != "model")

@@ -1,6 +1,7 @@
 """Our records beside reference numbers: the papers' own, and those of reruns, logs and issues."""
 
 import re
+from typing import Any
 
 import pandas as pd
 
@@ -25,7 +26,7 @@ WHAT_IT_IS = {"quoted": "stated in", "digitised": "read off", "secondary": "quot
               "reference-log": "log of", "measured": "measured by"}
 
 
-def paper_numbers(paper):
+def paper_numbers(paper: str) -> pd.DataFrame:
     """Return the rows of data_manifests/papers/PAPER.csv as text, empty where nothing is stated."""
     path = manifests_dir() / "papers" / f"{paper}.csv"
     if not path.is_file():
@@ -34,7 +35,7 @@ def paper_numbers(paper):
     return read_csv(path, text=True)
 
 
-def compare(paper, records, item, **filters):
+def compare(paper: str, records: pd.DataFrame, item: str, **filters: Any) -> pd.DataFrame:
     """Return the reference rows for `item` with our mean ± standard deviation (n) of the matching records.
 
     paper: "imo", "ptnl" or "measured" (our own, on public features). records: tidy rows as `Run.records` gives
@@ -53,7 +54,7 @@ def compare(paper, records, item, **filters):
     return pd.concat([rows[_SHOWN], reference, ours, origin, rows["note"]], axis=1).reset_index(drop=True)
 
 
-def known_numbers(paper, item, **filters):
+def known_numbers(paper: str, item: str, **filters: Any) -> pd.DataFrame:
     """The paper's rows that `item` and `filters` choose, as text: see `compare`."""
     rows = paper_numbers(paper)
     words = re.compile(rf"(?<!\w){re.escape(item)}(?!\w)", re.IGNORECASE)
@@ -95,7 +96,7 @@ def _matches(row, record):
     )
 
 
-def plain_name(value):
+def plain_name(value: Any) -> str:
     """A name without case, punctuation and what the papers call it: equal for what is the same."""
     stated = value is not None and value == value  # pandas has NaN where a record lacks a key
     plain = re.sub(r"[^a-z0-9+]", "", str(value).lower()) if stated else ""
@@ -107,6 +108,6 @@ def _number(value):
     return 0.0 if value is None or value == "" or value != value else float(value)
 
 
-def with_spread(value, spread, n):
+def with_spread(value: str, spread: str, n: Any) -> str:
     """"value ± spread (n 4)" of texts, without what is empty."""
     return f"{value} ± {spread}" * bool(spread) + f"{value}" * (not spread) + f" (n {n})" * bool(n)

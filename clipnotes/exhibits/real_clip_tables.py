@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,11 +65,11 @@ class RealClip:
         """{data set: {"original": bank, correction: bank, ...}}."""
         return corrected_banks(self.sets, self.names, self.settings.corrections)
 
-    def each(self):
+    def each(self) -> Iterator[tuple[str, str, FeatureBank]]:
         """(data set, features, bank) of all data sets and corrections."""
         return ((name, kind, bank) for name, kinds in self.banks.items() for kind, bank in kinds.items())
 
-    def draws(self, bank: FeatureBank):
+    def draws(self, bank: FeatureBank) -> Iterator[tuple[int, int, FeatureBank]]:
         """(shots, seed, bank with so many labelled images a class); where these are all there are, one draw is all."""
         most = int(bank.train.y.bincount().max())
         return ((k, seed, bank.few_shot(k, seed)) for k in self.settings.shots

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
 from clipnotes.errors import ClipnotesError, shown
-from clipnotes.exhibits.layouts import layout
+from clipnotes.exhibits.layouts import Layout, layout
 from clipnotes.exhibits.papers import known_numbers, plain_name, with_spread
 from clipnotes.series.run_folder import KEYS
 
@@ -15,7 +17,7 @@ _MARKUP = re.compile(r"[\\`*\[\]<>|$~&]|(?<!\w)_|_(?!\w)")  # an underscore insi
 _PLACES = {"p_data_root", "p_features_dir"}  # where files lie changes no number
 
 
-def measured(table, like):
+def measured(table: pd.DataFrame, like: str) -> tuple[pd.DataFrame, list[str]]:
     """The rows of a gathered table that the exhibit `like` is made of, one a seed: (frame, the columns that name a cell).
 
     Every parameter that differs between the runs and is no axis of the exhibit is one of these columns, so that unlike
@@ -34,7 +36,7 @@ def measured(table, like):
     return rows.groupby([*keys, "seed"], dropna=False, sort=False)["value"].mean().reset_index(), keys
 
 
-def records_of(table, what):
+def records_of(table: pd.DataFrame, what: Layout) -> pd.DataFrame:
     """The rows of a gathered table that belong to a layout."""
     rows = table[(table["notebook"] == what.notebook) & (table["metric"] == what.metric)]
     pairs = pd.MultiIndex.from_arrays([rows["method"], rows["loss"].astype(object).fillna("")])
@@ -49,7 +51,7 @@ def records_of(table, what):
     return rows
 
 
-def told_by_results(table, name):
+def told_by_results(table: pd.DataFrame, name: str) -> bool:
     """Whether a parameter is a list of what the results name themselves, such as seeds, data sets or corrections."""
     texts = table.loc[table["status"] == "complete", name].dropna().astype(str).unique()
     if not len(texts) or not all(text.startswith("[") for text in texts):
@@ -70,7 +72,7 @@ def listed(text: str, column: str) -> list:
     return values
 
 
-def cells(table, like):
+def cells(table: pd.DataFrame, like: str) -> pd.DataFrame:
     """Mean, std (of a sample; NaN for one) and n over seeds of every cell of an exhibit; accuracies in %, as the papers have.
 
     Where data sets name the rows, cells of their mean follow, over the seeds for which all of them are there.
@@ -89,7 +91,7 @@ def cells(table, like):
     return pd.concat([found, _summary(means, keys)], ignore_index=True)
 
 
-def exhibit(table, like):
+def exhibit(table: pd.DataFrame, like: str) -> pd.DataFrame:
     """The exhibit as a data frame of text: "mean ± std (n)" of ours and, with their status as source, the papers' numbers.
 
     A cell of ours that is not there says "missing"; see `gaps.gaps`.
@@ -114,7 +116,7 @@ def exhibit(table, like):
     return whole.rename(columns=labels)
 
 
-def paper_cells(like, datasets=()):
+def paper_cells(like: str, datasets: Iterable[str] = ()) -> pd.DataFrame:
     """The papers' known numbers for an exhibit in our columns; data sets spelt as in `datasets` where one is the same."""
     what, rows, spelt = layout(like), [], {plain_name(name): name for name in datasets}
     methods = {plain_name(name): name for name in _shown(what)}
@@ -129,7 +131,7 @@ def paper_cells(like, datasets=()):
     return pd.DataFrame(rows).dropna(subset="method").drop_duplicates() if rows else pd.DataFrame()
 
 
-def written(table, format):
+def written(table: pd.DataFrame, format: str) -> str:
     """A data frame of text in one of `FORMATS`."""
     if format not in FORMATS:
         raise ClipnotesError(f"The format is {format!r}; allowed are: {', '.join(FORMATS)}.")
@@ -140,7 +142,7 @@ def written(table, format):
     return table.to_latex(index=False, escape=True).replace("±", r"$\pm$")
 
 
-def markdown(table):
+def markdown(table: pd.DataFrame) -> str:
     """A data frame as a Markdown table, whose cells show as they are."""
     rows = [[escaped(cell) for cell in row] for row in (table.columns, *table.astype(str).to_numpy())]
     rows.insert(1, ["---"] * table.shape[1])
@@ -175,7 +177,7 @@ def _across(rows, index, across):
     return wide.reset_index().rename_axis(columns=None)
 
 
-def exists(what, row, head):
+def exists(what: Layout, row: dict, head: Any) -> bool:
     """Whether a row can have a cell in a column: zero-shot has no shots, and nothing else can do without."""
     return what.across != "shots" or (row["method"] == "zero-shot") == (head == 0)
 

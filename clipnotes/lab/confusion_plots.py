@@ -51,7 +51,7 @@ def label_matrices(tables: dict[str, np.ndarray], order: np.ndarray, shots: int)
     return fig
 
 
-def noise_dots(ax, table: pd.DataFrame, zero_shot: float, title: str) -> None:
+def noise_dots(ax: plt.Axes, table: pd.DataFrame, zero_shot: float, title: str) -> None:
     """Accuracy (%) by kind of noise, a column each, with a dot for every seed and a large one for their mean.
 
     table: rows with method, loss, noise, seed and accuracy in [0, 1]. zero_shot: accuracy (%), a dotted line.

@@ -10,7 +10,7 @@ BOXES = {"frozen": ("0.88", "0.55", "black"), "trained": (TRAINED, TRAINED, "whi
          "data": ("white", "0.65", "black")}
 
 
-def adapter_block(width=7.4):
+def adapter_block(width: float = 7.4) -> plt.Figure:
     """A figure of one transformer block with paper A's adapter: frozen parts grey, trained parts coloured."""
     figure, ax = plt.subplots(figsize=(width, 0.43 * width), layout="none")
     figure.subplots_adjust(0, 0, 1, 1)
@@ -52,7 +52,7 @@ def _path(ax, *points, colour="0.25", style="-"):
         "mutation_scale": 14})
 
 
-def prompt_tree(names, n_context, length, width=7.4):
+def prompt_tree(names: list[list[str]], n_context: int, length: int, width: float = 7.4) -> plt.Figure:
     """A figure of prompts [SOS, context, name, ".", EOT] as plain rows of `length` tokens and, below, as a tree.
 
     names: the words (tokens) of every class name, a list a class. n_context: context vectors that all classes share.
@@ -127,7 +127,7 @@ METHODS = {
 }
 
 
-def method_sketches(width=7.6):
+def method_sketches(width: float = 7.6) -> plt.Figure:
     """A figure of the six structures of paper B's Fig. 3: frozen parts grey, trained parts coloured."""
     figure, axes = plt.subplots(2, 3, figsize=(width, 0.68 * width))
     for letter, ax, (name, parts) in zip("abcdef", axes.flat, METHODS.items(), strict=True):
@@ -165,7 +165,7 @@ def _method(ax, context=None, names=None, text_encoder="frozen", linear=False):
     _path(ax, (centre, 5.5), (centre, 6.4))
 
 
-def pseudo_label_pipeline(width=7.6):
+def pseudo_label_pipeline(width: float = 7.6) -> plt.Figure:
     """A figure of unsupervised prompt tuning: pseudo-labels from zero-shot CLIP, a choice among them, a robust loss."""
     figure, ax = plt.subplots(figsize=(width, 0.38 * width))
     ax.set(xlim=(0, 25.4), ylim=(0, 6.2))

@@ -4,8 +4,10 @@ import base64
 import io
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
 from PIL import Image
@@ -36,7 +38,7 @@ def show_figure(id: str, png: bytes, alt: str, caption: str = "") -> None:
     display_bundle(bundle, {"figure": id}, {"image/png": {"alt": alt}})
 
 
-def display_bundle(bundle, mark=None, metadata=None):
+def display_bundle(bundle: dict[str, str], mark: dict | None = None, metadata: dict | None = None) -> None:
     """Display the first of `bundle` that the reader's program can show; outside a notebook print its plain text."""
     if get_ipython() is None:
         print(bundle["text/plain"])
@@ -51,7 +53,7 @@ def webp(png: bytes) -> bytes:
     return small.getvalue()
 
 
-def show_table(frame, caption="", rows=12):
+def show_table(frame: pd.DataFrame, caption: str = "", rows: int = 12) -> None:
     """Display the first `rows` rows of a data frame, to four digits, and say how many there are."""
     head = frame.head(rows).rename_axis(columns=None)  # the name of a pivoted axis would be a column without a head
     left = len(frame) - len(head)
@@ -63,7 +65,7 @@ def show_table(frame, caption="", rows=12):
     show(text, html=body.replace("<thead>", f"{title}<thead>", 1))
 
 
-def short_path(value):
+def short_path(value: str | Path) -> str:
     """Return a path without what belongs to one machine: relative to the current folder, else its name."""
     path = Path(value)
     if not path.is_absolute():
@@ -72,7 +74,7 @@ def short_path(value):
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
 
 
-def check(name, ours, reference, tolerance=1e-5):
+def check(name: str, ours: Any, reference: Any, tolerance: float = 1e-5) -> bool:
     """Print whether `ours` equals `reference` exactly, closely, and the largest difference; return if close.
 
     Both are numbers, arrays or tensors of one shape; close: |difference| <= tolerance * (1 + |reference|).
@@ -97,17 +99,17 @@ def _word(truth):
     return "yes" if truth else "no "
 
 
-def plural(n, noun):
+def plural(n: int, noun: str) -> str:
     """Text such as "1 data set" or "6 data sets"."""
     return f"{n} {noun}{'s' * (n != 1)}"
 
 
-def mean_std(mean, std, digits=1):
+def mean_std(mean: float, std: float, digits: int = 1) -> str:
     """Text such as "51.4 ± 0.6", or "51.4" where a single value has no standard deviation (NaN)."""
     return f"{mean:.{digits}f}" + (f" ± {std:.{digits}f}" if std == std else "")
 
 
-def plus_minus(value, half, unit="points", of="data set", digits=1):
+def plus_minus(value: float, half: float, unit: str = "points", of: str = "data set", digits: int = 1) -> str:
     """Text such as "+1.2 ± 0.3 points": a difference with the half width of its interval, or, where that is NaN since there is
     one data set (draw ...) only, that there is none."""
     number, unit = f"{value:+.{digits}f}", f" {unit}" if unit else ""

@@ -23,5 +23,5 @@ def exercise(number: str, answer: Any, check: Callable[[Any], str | None]) -> No
     say(f"Exercise {number}: not yet. {off}" if off else f"Exercise {number}: right.")
 
 
-def say(text):
+def say(text: str) -> None:
     show(text, html=f"<p><strong>{escape(text)}</strong></p>")

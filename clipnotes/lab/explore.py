@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -35,12 +36,12 @@ class Control:
     start: int
 
 
-def slider(label: str, values: Sequence, form: str = "{:g}", start=None) -> Control:
+def slider(label: str, values: Sequence, form: str = "{:g}", start: float | None = None) -> Control:
     """A slider over `values`, which may be spaced as a scale needs it, such as np.geomspace; `form` writes a value."""
     return _control("range", label, values, form, start)
 
 
-def menu(label: str, values: Sequence, form: str = "{}", start=None) -> Control:
+def menu(label: str, values: Sequence, form: str = "{}", start: Any = None) -> Control:
     """A menu of `values`. start: the value shown first, the first one where it is None."""
     return _control("select", label, values, form, start)
 
@@ -52,7 +53,8 @@ def _control(kind, label, values, form, start):
     return Control(kind, label, values, [form.format(value) for value in values], 0 if start is None else values.index(start))
 
 
-def explore(id: str, draw: Callable[..., str], controls: dict[str, Control], caption: str = "", size=(7.0, 3.6)) -> None:
+def explore(id: str, draw: Callable[..., str], controls: dict[str, Control], caption: str = "",
+            size: tuple[float, float] = (7.0, 3.6)) -> None:
     """Show `draw(figure, **values)` for all combinations of the controls' values (see `Run.explore`).
 
     draw: draws into an empty figure that pyplot knows nothing of, and returns a sentence on what is to be seen: it is shown,
@@ -103,7 +105,7 @@ def _spread(control, count):
                    start=int(np.flatnonzero(kept == control.start)[0]))
 
 
-def picture(figure):
+def picture(figure: Figure) -> bytes:
     """The PNG of a figure, small enough that dozens of them travel in a notebook."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=90)

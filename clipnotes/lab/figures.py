@@ -45,7 +45,7 @@ class _PlainSymlog(SymmetricalLogScale):
         axis.set_major_formatter(_PlainTicks(self.base))
 
 
-def use_style():
+def use_style() -> None:
     """Apply the style sheet, in which no text is a formula, and nothing of a user's own matplotlibrc; seaborn's drawings follow
     it too. A backend that cannot be had here, such as one with windows where no screen is, gives way to pictures."""
     plt.style.use(["default", Path(__file__).with_name("clipnotes.mplstyle")])
@@ -57,7 +57,7 @@ def use_style():
         register_scale(scale)
 
 
-def save_figure(figure, folder, name):
+def save_figure(figure: plt.Figure, folder: Path, name: str) -> bytes:
     """Write folder/name.png and .svg atomically, equal figures as equal bytes; return the PNG's bytes."""
     images = {"png": _small_png(figure), "svg": io.BytesIO()}
     figure.set_layout_engine("none")  # the layout is found, and is a third of the work

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from clipnotes.lab.figures import PALETTE
 
@@ -14,7 +15,7 @@ KIND_STYLES = {"uniform": ("o", "paired"), "pairflip": ("v", "unpaired"), "confu
                "annotator": ("s", "image"), "human": ("*", "noisy")}
 
 
-def rate_lines(ax, table, title):
+def rate_lines(ax: plt.Axes, table: pd.DataFrame, title: str) -> None:
     """Accuracy (%) against noise rate (%): mean over data sets, standard deviation over draws of that mean.
 
     table: rows with method, features, noise_rate, dataset, seed and accuracy in [0, 1]. Methods without a style are left out.
@@ -32,7 +33,7 @@ def rate_lines(ax, table, title):
     ax.xaxis.set_major_formatter("{x:g}")
 
 
-def trust_histogram(ax, counts, title, area):
+def trust_histogram(ax: plt.Axes, counts: pd.DataFrame, title: str, area: float) -> None:
     """Shares of right and wrong labels by trust: counts with bin, right and wrong; area: the AUROC, written into the panel."""
     edges = np.linspace(0, 1, len(counts) + 1)
     for key, role in (("right", "paired"), ("wrong", "unpaired")):
@@ -43,7 +44,7 @@ def trust_histogram(ax, counts, title, area):
     ax.text(0.5, 0.9, f"AUROC {area:.2f}", transform=ax.transAxes, ha="center", va="top")
 
 
-def moved_points(ax, table, x, y, colour="paired"):
+def moved_points(ax: plt.Axes, table: pd.DataFrame, x: str, y: str, colour: str = "paired") -> None:
     """Every data set's way from original features (dot) to corrected ones (arrow head): columns dataset, features, x and y."""
     for name, part in table.groupby("dataset", sort=False):
         part = part.set_index("features")
@@ -56,7 +57,7 @@ def moved_points(ax, table, x, y, colour="paired"):
     ax.margins(0.15)
 
 
-def method_dots(table, title, width=7.6):
+def method_dots(table: pd.DataFrame, title: str, width: float = 7.6) -> plt.Figure:
     """A figure of mean accuracy (%) by method, dots for original and squares for corrected features, the best at the top.
 
     table: rows with method, features and accuracy in [0, 1]; the mean over all rows of a pair is drawn.

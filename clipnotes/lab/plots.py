@@ -1,15 +1,19 @@
 """Drawings that several notebooks share: axes and legends, picture grids, overlap histograms, ranked dots."""
 
 import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
+from clipnotes.analysis.overlap import Overlap
 from clipnotes.analysis.statistics import mean_ci
 from clipnotes.lab.figures import PALETTE
 
 
-def legend_below(figure, columns=3):
+def legend_below(figure: plt.Figure, columns: int = 3) -> None:
     """One legend under all panels of a figure, each label once, in the order in which the panels bring them."""
     lines = {}
     for ax in figure.axes:
@@ -18,7 +22,7 @@ def legend_below(figure, columns=3):
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=columns)
 
 
-def outer_labels(axes, xlabel, ylabel):
+def outer_labels(axes: np.ndarray, xlabel: str, ylabel: str) -> None:
     """Label the outer margins of a grid of panels, `axes` [rows, columns], of which all mean the same."""
     for ax in axes[-1]:
         ax.set_xlabel(xlabel)
@@ -26,14 +30,14 @@ def outer_labels(axes, xlabel, ylabel):
         ax.set_ylabel(ylabel)
 
 
-def named_rows(ax, names, **font):
+def named_rows(ax: plt.Axes, names: Sequence[str], **font: Any) -> None:
     """One row a name on the vertical axis, from the top, without lines between them."""
     ax.set_yticks(range(len(names)), names, **font)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
 
 
-def doubling_axis(ax, values):
+def doubling_axis(ax: plt.Axes, values: Iterable[float]) -> None:
     """A horizontal axis on which each doubling is one step, with a tick at every one of `values` and no other."""
     ax.set_xscale("log", base=2)
     ax.set_xticks(sorted(set(values)))
@@ -41,7 +45,8 @@ def doubling_axis(ax, values):
     ax.minorticks_off()
 
 
-def image_grid(rows, labels, titles=None, width=7.0, figure=None, wrap=None):
+def image_grid(rows: Sequence, labels: Sequence[str], titles: Sequence[Sequence[str]] | None = None, width: float = 7.0,
+               figure: plt.Figure | None = None, wrap: int | None = None) -> plt.Figure:
     """A figure of pictures in rows: `rows` a list of arrays [C, H, W, 3], `labels` one text a row.
 
     titles: texts above the pictures, a list a row, or None. wrap: letters of a line of these, None for any number.
@@ -69,12 +74,13 @@ def image_grid(rows, labels, titles=None, width=7.0, figure=None, wrap=None):
     return figure
 
 
-def wrapped(text, width):
+def wrapped(text: str, width: int) -> str:
     """Every line of a text in lines of at most `width` letters, longer words whole."""
     return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
 
 
-def draw_overlap(ax, result, names=("same class", "different class"), colours=("paired", "unpaired")):
+def draw_overlap(ax: plt.Axes, result: Overlap, names: tuple[str, str] = ("same class", "different class"),
+                 colours: tuple[str, str] = ("paired", "unpaired")) -> None:
     """Both histograms of an `analysis.Overlap` on one axis, the shared area hatched and written out.
 
     A peak five times as high as the other histogram is cut off and its height written beside it.
@@ -96,7 +102,7 @@ def draw_overlap(ax, result, names=("same class", "different class"), colours=("
     ax.legend(loc="upper left" if high > 5 * low else "best")
 
 
-def ranked_dots(ax, names, values, low, high, colour, xlabel):
+def ranked_dots(ax: plt.Axes, names: Sequence[str], values: Any, low: Any, high: Any, colour: Any, xlabel: str) -> None:
     """Values with intervals, one line a name, smallest at the top: a chart that stays readable with many names.
 
     colour: one for all, or a list with one for each name.
@@ -108,7 +114,7 @@ def ranked_dots(ax, names, values, low, high, colour, xlabel):
     ax.set_xlabel(xlabel)
 
 
-def effect_strokes(axes, values, marks):
+def effect_strokes(axes: Sequence[plt.Axes], values: dict[str, pd.DataFrame], marks: dict[str, tuple[str, str]]) -> None:
     """Effects of methods on data sets: one row a method, a stroke a data set, their mean with a 95 % interval over them.
 
     values: {axis label: DataFrame [data sets, methods]}, one axis each. marks: {method: (marker, role of the colour)}, in
@@ -127,7 +133,7 @@ def effect_strokes(axes, values, marks):
         ax.set_yticklabels([])
 
 
-def claim_dots(claims, effects, xlabel):
+def claim_dots(claims: Sequence[Any], effects: pd.DataFrame, xlabel: str) -> plt.Figure:
     """`side_dots` of `exhibits.claims.Claim`s, from the top; effects: their rows of `exhibits.claims.effects`."""
     by = {scale: effects[effects["scale"] == scale].groupby("claim")["value"] for scale in SCALES}
     lines = {f"{claim.id}  {claim.statement}": {scale: groups.get_group(claim.id) for scale, groups in by.items()
@@ -138,7 +144,7 @@ def claim_dots(claims, effects, xlabel):
 SCALES = {"real CLIP": ("unpaired", "s", -0.17), "pocket": ("paired", "o", 0.17)}  # role of the colour, marker, shift
 
 
-def side_dots(lines, xlabel):
+def side_dots(lines: dict[str, dict[str, pd.Series]], xlabel: str) -> plt.Figure:
     """A figure with a line a difference: a small dot a data set, a large one their mean, n of m right of zero at its end.
 
     lines: {name of the difference: {scale, of `SCALES`: values by data set}}, from the top. Zero parts right from wrong: the
@@ -175,7 +181,8 @@ METHOD_STYLES = {
 }
 
 
-def seed_dots(ax, places, values, marker, colour, hollow=False, label=None, line="none"):
+def seed_dots(ax: plt.Axes, places: Sequence[float], values: Sequence[np.ndarray], marker: str, colour: Any,
+              hollow: bool = False, label: str | None = None, line: str = "none") -> None:
     """A small dot for every seed and a large one for their mean: a mean with a spread would hide that runs fall in two camps.
 
     places: on the horizontal axis, each with its array of `values`, which may be empty. line: style of that through the means.
@@ -187,7 +194,7 @@ def seed_dots(ax, places, values, marker, colour, hollow=False, label=None, line
             linestyle=line, label=label)
 
 
-def noise_curves(ax, table, title="", styles=METHOD_STYLES):
+def noise_curves(ax: plt.Axes, table: pd.DataFrame, title: str = "", styles: dict[str, tuple] = METHOD_STYLES) -> None:
     """Accuracy (%) against noise rate (%): a line through the means for each method and loss, a small dot for every seed.
 
     table: rows with method, loss, noise_rate, seed and accuracy in [0, 1]. Lines of GCE are dashed, their markers hollow.
@@ -204,7 +211,8 @@ def noise_curves(ax, table, title="", styles=METHOD_STYLES):
     ax.xaxis.set_major_formatter("{x:g}")
 
 
-def noise_panels(table, names, levels=None, styles=METHOD_STYLES, columns=2):
+def noise_panels(table: pd.DataFrame, names: Sequence[str], levels: dict[str, float] | None = None,
+                 styles: dict[str, tuple] = METHOD_STYLES, columns: int = 2) -> plt.Figure:
     """A figure of `noise_curves`, one panel a data set of `names`, all on one scale.
 
     levels: accuracies (%) by data set, drawn as dotted zero-shot lines.
@@ -222,7 +230,8 @@ def noise_panels(table, names, levels=None, styles=METHOD_STYLES, columns=2):
     return figure
 
 
-def panels(n, columns=2, height=2.9, width=7.6, sharey=False, xlabel="", ylabel=""):
+def panels(n: int, columns: int = 2, height: float = 2.9, width: float = 7.6, sharey: bool = False, xlabel: str = "",
+           ylabel: str = "") -> tuple[plt.Figure, list[plt.Axes]]:
     """(figure, flat list of n axes) in rows of `columns`, with one horizontal scale; what is left over stays empty.
 
     sharey: one vertical scale, too, for panels that are compared. xlabel, ylabel: at the outer margins.

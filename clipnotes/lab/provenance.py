@@ -22,7 +22,7 @@ LIBRARIES = [  # whose numbers end up in results
 ]
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Return {name: version} of Python, clipnotes and the packages whose numbers end up in results."""
     found = {"python": platform.python_version(), "clipnotes": clipnotes.__version__}
     for name in LIBRARIES:
@@ -33,7 +33,7 @@ def versions():
     return found
 
 
-def git_commit():
+def git_commit() -> str:
     """Return the commit of the checkout, with "-dirty" when files differ from it; "" outside one."""
     root = checkout_dir()
     if root is None:
@@ -46,7 +46,7 @@ def git_commit():
     return done.stdout.strip()
 
 
-def seed_everything(seed):
+def seed_everything(seed: int) -> None:
     """Seed python, numpy and torch, and on a GPU ask torch for deterministic kernels; those of the CPU are.
 
     Where torch has no deterministic kernel it warns instead of failing, since a slightly different last digit

@@ -1,10 +1,14 @@
 """Figures of real CLIP beside the pocket models: numbers that ship, drawn in the papers' axes by several notebooks."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from clipnotes.analysis.correlation import outlier
+from clipnotes.analysis.overlap import Overlap
 from clipnotes.exhibits.papers import known_numbers
 from clipnotes.exhibits.real_clip import TITLES, read
 from clipnotes.lab.figures import PALETTE
@@ -20,12 +24,12 @@ SPELT = {"OxfordPets": "Oxford Pets", "FGVCAircraft": "FGVC Aircraft"}
 GRID_SOURCE = "an independent rerun of CoOp's recipe, 16 shots, q = 0.5 (papers/ptnl.csv, \"independent grid\")"
 
 
-def title_of(name):
+def title_of(name: str) -> str:
     """What a data set is called above a panel."""
     return TITLES.get(name, name.removeprefix("pocket-"))
 
 
-def overlap_columns(columns, width=7.6, height=2.3):
+def overlap_columns(columns: dict[str, dict[str, Overlap]], width: float = 7.6, height: float = 2.3) -> plt.Figure:
     """A figure of `draw_overlap` panels on the same axes: `columns` {heading: {title: Overlap}}, one column each.
 
     Rows correspond; the panels of a row share the vertical axis, all panels the horizontal one.
@@ -50,7 +54,7 @@ def overlap_columns(columns, width=7.6, height=2.3):
     return fig
 
 
-def shot_curves(ax, rows, kinds):
+def shot_curves(ax: plt.Axes, rows: pd.DataFrame, kinds: Iterable[str]) -> None:
     """Accuracy (%) against shots, mean and standard deviation over draws, one line for each kind of features.
 
     rows: features, shots, seed and accuracy in [0, 1]; accuracies of one draw on several data sets are averaged first.
@@ -64,7 +68,7 @@ def shot_curves(ax, rows, kinds):
     doubling_axis(ax, rows["shots"])
 
 
-def gain_scatter(ax, points, column, kinds):
+def gain_scatter(ax: plt.Axes, points: pd.DataFrame, column: str, kinds: Iterable[str]) -> None:
     """Gain against a column of `points`, a point a data set and correction, in the order of `kinds`.
 
     Above stand Pearson's r and, below it, what it is without the one point that it hangs on most, which is named.
@@ -88,7 +92,7 @@ def gain_scatter(ax, points, column, kinds):
         ax.set_title(said, loc="right", fontsize=9)
 
 
-def real_effects(method="nearest class mean", shots=16):
+def real_effects(method: str = "nearest class mean", shots: int = 16) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(overlap reduction, gain in points) of the corrections of real CLIP's features: DataFrames [data sets, corrections].
 
     method: of the table "gains"; gains are means over draws.
@@ -98,7 +102,7 @@ def real_effects(method="nearest class mean", shots=16):
     return wide["overlap_reduction"], 100 * wide["gain"]
 
 
-def prompt_grid():
+def prompt_grid() -> pd.DataFrame:
     """Prompt tuning of real CLIP, 16 shots: a table with dataset, backbone, context, loss, noise_rate, mean and std (%), n.
 
     The independent grid of 224 cells in papers/ptnl.csv; context is "shared" or "CSC" (class-specific), q of GCE 0.5.
@@ -109,7 +113,7 @@ def prompt_grid():
     return table.assign(**{name: pd.to_numeric(rows[column]) for name, column in numbers.items()}).reset_index(drop=True)
 
 
-def author_curves():
+def author_curves() -> pd.DataFrame:
     """The curves of an author's figure for Oxford Pets, RN50, read off: dataset, backbone, method, noise_rate and mean (%)."""
     rows = known_numbers("ptnl", "OxfordPets curve")
     method = rows["method"].str.removeprefix("CLIP ").replace("ImageNet Finetuning", "Image Finetuning")
@@ -117,7 +121,7 @@ def author_curves():
     return rows[["dataset", "backbone"]].replace({"dataset": SPELT}).assign(method=method, **numbers).reset_index(drop=True)
 
 
-def curve(ax, x, mean, std, method, loss="ce", **look):
+def curve(ax: plt.Axes, x: Any, mean: Any, std: Any, method: str, loss: str = "ce", **look: Any) -> None:
     """One line of accuracies against noise rates in the style of `noise_curves`; std may hold NaN."""
     marker, colour = METHOD_STYLES[method]
     look = {"color": PALETTE[colour], "marker": marker, "markersize": 6, "capsize": 2,
@@ -126,7 +130,7 @@ def curve(ax, x, mean, std, method, loss="ce", **look):
     ax.errorbar(x, mean, np.nan_to_num(std), **look)
 
 
-def prompt_curves(ax, cells, method="Prompt Tuning"):
+def prompt_curves(ax: plt.Axes, cells: pd.DataFrame, method: str = "Prompt Tuning") -> None:
     """Prompt tuning against noise rates, a line a loss: `cells` are rows of `prompt_grid` with one context.
 
     Of one data set the mean and standard deviation over its runs; of several, thin lines and their mean.
@@ -144,13 +148,13 @@ def prompt_curves(ax, cells, method="Prompt Tuning"):
         curve(ax, mean.index, mean, 0, method, loss)
 
 
-def author_panel(ax):
+def author_panel(ax: plt.Axes) -> None:
     """The curves of an author's figure: prompt tuning, linear probe and image fine-tuning on Oxford Pets, RN50."""
     for method, part in author_curves().groupby("method", sort=False):
         curve(ax, part["noise_rate"], part["mean"], 0, method)
 
 
-def label_noise_panels(fig, axes, titles, columns):
+def label_noise_panels(fig: plt.Figure, axes: Sequence[plt.Axes], titles: Sequence[str], columns: int) -> None:
     """Titles, one scale from 0 to 100 %, labels at the margins, and one legend for panels of accuracy against noise rate."""
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=11)
@@ -162,7 +166,7 @@ def label_noise_panels(fig, axes, titles, columns):
     legend_below(fig, columns)
 
 
-def dots_by_rate(ax, table, names):
+def dots_by_rate(ax: plt.Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
     """Accuracy (%), one row a data set of `names`, one marker a noise rate (%).
 
     table: DataFrame [data sets, noise rates]; data sets that it lacks stay empty.

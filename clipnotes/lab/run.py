@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -72,7 +73,7 @@ def _source(name):
 class Run:
     """Made by `start`. `out` is the folder of its files, `parameters` the values in use."""
 
-    def __init__(self, notebook: Notebook, parameters: dict):
+    def __init__(self, notebook: Notebook, parameters: dict) -> None:
         self.notebook = notebook
         self.parameters = parameters
         self.short = short_names(parameters)  # {folder:PATH: the name that figures show}
@@ -103,7 +104,7 @@ class Run:
         self.flush()
         _follow_cells(self)
 
-    def record(self, *, metric: str, value: float, **keys) -> None:
+    def record(self, *, metric: str, value: float, **keys: Any) -> None:
         """Add one tidy row.
 
         metric: what was measured ("accuracy" in [0, 1], ...). value: a number. keys: any of dataset, model,
@@ -122,7 +123,7 @@ class Run:
         if get_ipython() is None:  # no cell whose end could be awaited
             self.flush()
 
-    def record_frame(self, frame: pd.DataFrame, *metrics: str, **keys) -> None:
+    def record_frame(self, frame: pd.DataFrame, *metrics: str, **keys: Any) -> None:
         """Add a tidy row for every row of a data frame and every one of its columns that `metrics` names, empty cells left out.
 
         Its other columns are keys, as `record` takes them; `keys` are those that all rows share.
@@ -169,7 +170,8 @@ class Run:
         if table:
             show_table(data)
 
-    def explore(self, id: str, draw: Callable[..., str], caption: str = "", size=(7.0, 3.6), **controls: Control) -> None:
+    def explore(self, id: str, draw: Callable[..., str], caption: str = "", size: tuple[float, float] = (7.0, 3.6),
+                **controls: Control) -> None:
         """Show an explorer: `draw(figure, **values)` for every combination of the controls' values.
 
         controls: of `clipnotes.lab.explore`, by argument name. draw returns a sentence on what is to be seen.
@@ -177,7 +179,7 @@ class Run:
         self._check_id(id)
         explore(id, draw, controls, caption, size)
 
-    def compare(self, paper: str, item: str, **filters) -> None:
+    def compare(self, paper: str, item: str, **filters: Any) -> None:
         """Show reference numbers for `item`, saying what each is, beside our matching records; empty columns are left out.
 
         paper, item, filters: see `clipnotes.exhibits.papers.compare`, which returns the frame.

@@ -1,5 +1,7 @@
 """Claims as differences by data set: recorded, drawn as a line each, the data sets on the claimed side counted and said."""
 
+from typing import Any
+
 import pandas as pd
 
 from clipnotes.analysis.statistics import sides
@@ -7,7 +9,7 @@ from clipnotes.lab.plots import side_dots
 from clipnotes.lab.run import Run
 
 
-def show_sides(run: Run, id: str, differences: dict[str, pd.Series], caption: str, xlabel: str = "points", **keys) -> None:
+def show_sides(run: Run, id: str, differences: dict[str, pd.Series], caption: str, xlabel: str = "points", **keys: Any) -> None:
     """Record differences, draw them as the figure `id` (see `side_dots`), and say on how many data sets the paper is right.
 
     differences: {name: values by data set}, each positive where the paper is right. xlabel: what they are measured in.

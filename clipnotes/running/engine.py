@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from distributed import CancelledError, Client, KilledWorker, as_completed, get_worker
@@ -64,7 +65,7 @@ def with_bar(outcomes: Iterable[tuple[Job, dict]], total: int, left: int, label:
             yield job, facts
 
 
-def run_job(job: Job, retries: int = 0, **settings) -> dict:
+def run_job(job: Job, retries: int = 0, **settings: Any) -> dict:
     """The facts of a job's run, tried again after a failure; one that cannot start, since another has its folder, failed."""
     try:
         for _ in range(retries + 1):

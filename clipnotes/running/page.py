@@ -1,6 +1,7 @@
 """Plain pages that need nothing beside them: an executed notebook, and the contents of a study. `clipnotes book` does more."""
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
@@ -34,7 +35,7 @@ class NotebookBody(HTMLExporter):
     """nbconvert's plain HTML of a notebook, with formulas as MathML in place of text for MathJax."""
 
     @jinja2.pass_context
-    def markdown2html(self, context, source):
+    def markdown2html(self, context: Any, source: str) -> str:
         attachments = context.get("cell", {}).get("attachments", {})
         return MarkdownWithMath(renderer=MathMLRenderer(escape=False, attachments=attachments)).render(source)
 
@@ -42,8 +43,8 @@ class NotebookBody(HTMLExporter):
 class MathMLRenderer(IPythonRenderer):
     """nbconvert's Markdown, which knows what is a formula and what is code."""
 
-    def inline_math(self, body):
+    def inline_math(self, body: str) -> str:
         return mathml(body)
 
-    def block_math(self, body):
+    def block_math(self, body: str) -> str:
         return mathml(body, "block")

@@ -36,7 +36,7 @@ class Parameter:
     may_be_empty: bool = False
 
     @property
-    def is_list(self):
+    def is_list(self) -> bool:
         return self.type.startswith("list[")
 
     @property
@@ -51,12 +51,12 @@ class Parameter:
         return f"[{text}]" if text else ""
 
     @property
-    def element(self):
+    def element(self) -> str:
         """The scalar type's name: "int" for both `int` and `list[int]`."""
         return self.type.removeprefix("list[").removesuffix("]")
 
 
-def read_parameters(path):
+def read_parameters(path: str | Path) -> list[Parameter]:
     """Return the parameters of the notebook at `path`, in the order of its cell.
 
     Only lines that papermill understands are taken: it drops others without a word. Papermill itself is not asked, since
@@ -143,7 +143,7 @@ def check(parameters: list[Parameter], values: dict, together: bool = True) -> d
     return checked
 
 
-def check_together(parameters: list[Parameter], values: dict):
+def check_together(parameters: list[Parameter], values: dict) -> None:
     """Check those of the values, right by themselves, whose domain depends on another parameter."""
     effective = {parameter.name: parameter.default for parameter in parameters} | values
     for parameter in parameters:
@@ -157,7 +157,7 @@ def check_together(parameters: list[Parameter], values: dict):
                 _within(parameter, element, value, effective[context])
 
 
-def parse(parameters, texts):
+def parse(parameters: list[Parameter], texts: dict[str, str]) -> dict:
     """Turn command-line texts {name: text} into checked values: a str is taken as written, others as YAML."""
     types = {parameter.name: parameter.type for parameter in parameters}
     values = {}
@@ -231,7 +231,7 @@ def _example(parameter):
     return f", for example {parameter.default!r}" if parameter.default not in ("", []) else ""
 
 
-def read_values(path):
+def read_values(path: str | Path) -> dict:
     """Return the parameters {name: value} of a YAML file, as `papermill -f` takes it; nothing is checked but the form.
 
     ClipnotesError: no such file, no valid YAML, or something else than `name: value` lines.
