@@ -35,7 +35,8 @@ def batches_of(data: torch.utils.data.Dataset, rows: Sequence[Sequence], workers
         yield batch
 
 
-def loader(data, rows, workers, pin_memory):
+def loader(data: torch.utils.data.Dataset, rows: Sequence[Sequence], workers: int,
+           pin_memory: bool) -> torch.utils.data.DataLoader:
     own = torch.Generator()  # with the global one, features from a cache would leave another random state than new ones
     return torch.utils.data.DataLoader(data, batch_sampler=rows, num_workers=workers, generator=own, pin_memory=pin_memory)
 
