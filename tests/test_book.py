@@ -21,6 +21,8 @@ from clipnotes.running.study import study  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent / "browser"))
 import check_book  # noqa: E402
+import chromium  # noqa: E402
+from explorers import wrong_states  # noqa: E402
 
 PROSE = """## What notebook 02 adds
 
@@ -105,9 +107,12 @@ def test_an_explorer_loads_its_pictures_from_files(book):
     assert all((book / source).is_file() for source, _ in content["states"])
 
 
-def test_the_code_of_drawings_is_folded_and_other_code_is_not(book):
-    cells = re.findall(r'<div class="cell [^"]*">', text(book, "01_toy.html"))
-    assert [("tag_hide-input" in cell) for cell in cells] == [False, True, False, True, False]  # injected parameters, drawing
+def test_parameters_and_results_are_seen_first_the_code_of_drawings_is_folded(book):
+    page = text(book, "01_toy.html")
+    cells = re.findall(r'<div class="cell ([^"]*)">', page)
+    folded = [re.findall(r"hide-\w+", cell) for cell in cells]
+    assert folded == [[], ["hide-cell"], ["hide-input"], []]  # parameters, start, a drawing, the end
+    assert "# Parameters" not in page, "what papermill put in stands in the table of parameters"
 
 
 def test_the_index_shows_what_its_author_marked_and_escapes_it(book):
@@ -147,12 +152,24 @@ def test_exhibits_stand_in_the_papers_order():
     assert [group["exhibit"] for group in groups] == ["A, Fig. 1", "B, Fig. 2", "B, Fig. 10", "B, Table 2", ""]
 
 
-@pytest.mark.skipif(check_book.chromium() is None, reason="no Chromium here")
+@pytest.mark.skipif(chromium.program() is None, reason="no Chromium here")
 def test_a_browser_finds_the_pages_whole(book):
-    reports, others = check_book.visit(book, ["index.html", "01_toy.html", "gallery.html"], width=800)
-    assert [report["page"] for report in reports] == ["index.html", "01_toy.html", "gallery.html"]
-    assert not others
-    for report in reports:
-        assert report["width"] <= report["window"] and not report["images"], report
+    with chromium.Browser() as browser:
+        reports = [check_book.visit(browser, (book / f"{name}.html").as_uri(), width=390, dark=dark)
+                   for name, dark in (("index", False), ("01_toy", True), ("gallery", False))]
+    assert not [line for report in reports for line in report["faults"]]
     assert reports[1]["math"] == 2
-    assert reports[1]["explorers"] == [["A line that rises to 2.", "A line that rises to 1."]]
+    (explorer,) = reports[1]["explorers"]
+    assert [state["text"] for state in explorer["states"]] == [f"A line that rises to {height}." for height in (1, 2, 3)]
+
+
+def test_a_state_of_an_explorer_that_is_not_whole_is_told():
+    whole = {"text": "A line that rises.", "width": 7, "height": 5, "ink": [0.1, 0.1, 0.1, 0.1]}
+    states = [whole | {"mark": "a"}, whole | {"mark": "b", "ink": [0.1, 0.1, 0.1, 0]}, whole | {"mark": "c", "text": ""},
+              {"text": "A line that rises.", "error": "EncodingError"}]
+    told = wrong_states([{"id": "e", "count": 4, "states": states}])
+    assert len(told) == 4 and "several sizes" in told[0] and "state 2 of 4: a quarter of the picture is empty" in told[1]
+    assert "state 3 of 4: no words" in told[2] and "state 4 of 4: EncodingError" in told[3]
+    assert not wrong_states([{"id": "e", "count": 2, "states": [whole | {"mark": mark} for mark in "ab"]}])
+    assert "never changes" in wrong_states([{"id": "e", "count": 2, "states": [whole | {"mark": "a"}] * 2}])[0]
+    assert "1 of 2 states" in wrong_states([{"id": "e", "count": 2, "states": [whole | {"mark": "a"}]}])[0]

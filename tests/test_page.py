@@ -20,6 +20,8 @@ def test_formulas_become_mathml(tmp_path):
     text = "The area $\\min(p_b, q_b)$ is\n\n$$\\sum_b p_b$$\n\n`echo $HOME $PATH` and\n```\na = $b + $c\n```\ncosts 5 $"
     page = page_of(tmp_path, new_markdown_cell(text))
     assert re.findall(r'<math[^>]*display="(\w+)"', page) == ["inline", "block"]
+    aligned = page_of(tmp_path, new_markdown_cell("$$\\begin{aligned} a &= b \\\\ c &= d \\end{aligned}$$"))
+    assert aligned.count("<mtr>") == 2 and "<mi>&" not in aligned
     assert "<code>echo $HOME $PATH</code>" in page and "a = $b + $c" in page and "costs 5 $" in page
 
 
@@ -33,9 +35,12 @@ def test_a_page_needs_nothing_beside_it_and_keeps_alternative_texts(tmp_path):
 
 def test_contents_escape_what_a_run_wrote(toy_notebook):
     bad = {"takeaway": "<script>1</script>", "error": "KeyError: <b>", "status": "failed", "seconds": 1.5, "number": "01",
-           "question": "a < b", "link": None, "reproduces": "<i>", "minutes": 1, "picture": 'x" onerror="1',
-           "figure": {"id": "f", "alt": '"><script>'}}
+           "name": "13_results", "takeaways": ["<script>2</script>"], "question": "a < b", "link": None, "reproduces": "<i>",
+           "minutes": 1, "picture": 'x" onerror="1', "figure": {"id": "f", "alt": '"><script>', "caption": "<b>"}}
     page = contents_html([bad])
     assert not re.search(r"<script|<b>|<i>|a < b", page) and 'onerror="' not in page
     assert "&lt;script&gt;1" in page and "0 of 1 notebooks complete." in page
+    answered = contents_html([bad | {"status": "complete"}])
+    assert "So, is it true?" in answered and "&lt;script&gt;2" in answered and "So, is it true?" not in page
+    assert not re.search(r"<script|<b>|<i>|a < b", answered) and 'onerror="' not in answered
     assert find("01").question in contents_html([bad | {"question": find("01").question}])

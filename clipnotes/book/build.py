@@ -61,6 +61,8 @@ def settings(source: Path) -> dict[str, Any]:
         "extensions": ["myst_nb", "clipnotes.book.extension"],
         "nb_execution_mode": "off",
         "nb_ipywidgets_js": {},  # would be loaded from another host
+        "nb_code_prompt_show": "Show the cell's {type}",
+        "nb_code_prompt_hide": "Hide the cell's {type}",
         "myst_enable_extensions": ["dollarmath", "amsmath"],
         "myst_heading_anchors": 3,
         "html_math_renderer": "mathml",

@@ -22,6 +22,7 @@ from clipnotes.series.run_folder import MARK, read_facts
 TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, undefined=jinja2.StrictUndefined)
 DRAWS = re.compile(r"\b(run\.(figure|explore)|show_sides)\(")
+STARTS = re.compile(r"\blab\.start\(")
 TO_NOTEBOOK = re.compile(r"\[([^\]]*)\]\(\d\d_\w+\.ipynb\)")
 
 
@@ -75,8 +76,7 @@ def page_source(notebook: nbformat.NotebookNode, figures: dict[str, dict], folde
             cell.source = TO_NOTEBOOK.sub(r"\1", cell.source)  # a mention, which becomes a link where the book has the page
             continue
         tags = set(cell.metadata.get("tags", []))
-        if "injected-parameters" in tags or DRAWS.search(cell.source):
-            cell.metadata["tags"] = sorted(tags | {"hide-input"})
+        cell.metadata["tags"] = sorted(tags | folds(cell.source, tags))
         cell.outputs = readable(cell.outputs)
         for output in cell.outputs:
             mark = output.get("metadata", {}).get(MARK, {})
@@ -85,6 +85,16 @@ def page_source(notebook: nbformat.NotebookNode, figures: dict[str, dict], folde
             if "explorer" in mark:
                 output.data = {"text/html": with_files(output.data["text/html"], folder)}
     return notebook
+
+
+def folds(source: str, tags: set[str]) -> set[str]:
+    """What MyST-NB is to fold of a code cell: imports and the table of parameters together, the code of drawings; parameters
+    that the study put in are in that table, and not shown twice."""
+    if "injected-parameters" in tags:
+        return {"remove-cell"}
+    if STARTS.search(source):
+        return {"hide-cell"}
+    return {"hide-input"} if DRAWS.search(source) else set()
 
 
 def with_files(html: str, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The contents of a study: each notebook's question, what it reproduces, its key takeaway and figure, minutes, status."""
+"""The contents of a study: what it is about and its answer, then each notebook's question, key takeaway, figure and status."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,8 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.running.page import TEMPLATES, write_html
 from clipnotes.series.notebooks import Notebook, series
 from clipnotes.series.run_folder import read_facts
+
+ANSWER = "13_results"  # the notebook that holds all claims against the numbers
 
 
 def check_contents(out: str | Path) -> None:
@@ -44,11 +46,14 @@ def entry(study: Path, notebook: Notebook) -> dict:
         "seconds": facts.get("seconds"),
         "error": facts.get("error"),
         "takeaway": facts.get("key_takeaway"),
+        "takeaways": facts.get("takeaways", []),
         "figure": next((figure for figure in facts.get("figures", []) if figure.get("key")), None),
     }
 
 
 def contents_html(entries: list[dict], preset: str = "") -> str:
     """The list of `entries`, each with "link" and "picture" besides, as HTML; everything is escaped."""
-    complete = sum(each["status"] == "complete" for each in entries)
-    return TEMPLATES.get_template("contents.html.j2").render(entries=entries, preset=preset, complete=complete)
+    complete = [each for each in entries if each["status"] == "complete"]
+    answer = next((each for each in complete if each["name"] == ANSWER), None)
+    return TEMPLATES.get_template("contents.html.j2").render(entries=entries, preset=preset, answer=answer,
+                                                             complete=len(complete))

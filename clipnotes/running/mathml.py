@@ -5,4 +5,5 @@ def mathml(latex: str, display: str = "inline") -> str:
     """Return LaTeX as a <math> element; display: "inline" or "block"."""
     from latex2mathml.converter import convert
 
-    return convert(latex.strip(), display=display)
+    # what it draws as aligned columns it knows by the name of split alone
+    return convert(latex.strip().replace("{aligned}", "{split}"), display=display)
