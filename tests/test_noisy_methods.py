@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from conftest import says
 
-from clipnotes.analysis.noisy_methods import ALONE, METHODS, ORIGINAL_ONLY, PROBES, needs_text, noisy_methods
+from clipnotes.analysis.noisy_methods import ALONE, METHODS, ORIGINAL_ONLY, PROBES, learns, needs_text, noisy_methods
 from clipnotes.analysis.robustness import labels_by_people, noisy_shots
 from clipnotes.analysis.trust import auroc, trust, trust_histograms, trust_table
 from clipnotes.data import FeatureBank, load_task
@@ -104,3 +104,8 @@ def test_labels_by_people_are_taken_as_they_are():
         noisy_shots(bank, 8, 0.0, "human")
     with says("has no labels by people; cifar10 and cifar100 have"):
         labels_by_people(load_task("digits"), "worse_label")
+
+
+def test_what_is_trained_step_by_step():
+    trained = {method for method in METHODS if learns(method)}
+    assert {"LP++", "text-initialised probe, early stopping", *PROBES} == trained

@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 
 from clipnotes.analysis import sides
+from clipnotes.exhibits.claims import CLAIMS
 from clipnotes.lab.plots import image_grid, seed_dots
-from clipnotes.lab.sides import said, show_sides
+from clipnotes.lab.sides import claim_rows, said, show_sides
 
 DIFFERENCES = {"up": pd.Series({"a": 1.0, "b": 2.0}), "mixed": pd.Series({"a": 1.0, "b": -2.0}),
                "down": pd.Series({"a": -1.0, "b": 0.0})}
@@ -42,6 +43,20 @@ def test_sides_are_recorded_drawn_and_said():
 
 def test_what_is_said_leaves_out_empty_groups():
     assert said(sides({"up": DIFFERENCES["up"]})) == "On the paper's side on all data sets: up (2 of 2)."
+
+
+def test_a_claim_is_a_row_a_data_set_real_clip_first_and_best_first():
+    effects = pd.DataFrame({"scale": ["pocket", "pocket", "real CLIP"], "dataset": ["pocket-a", "pocket-b", "DTD"],
+                            "value": [-1.0, 3.0, 2.0]})
+    sided, size = (next(claim for claim in CLAIMS if claim.sided is each) for each in (True, False))
+    _, ax = plt.subplots()
+    claim_rows(ax, sided, effects, 5)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["DTD (real CLIP)", "b (pocket)", "a (pocket)"]
+    assert [text.get_text() for text in ax.texts] == ["+2.0", "+3.0", "-1.0"] and ax.get_xlim() == (-5, 5) and ax.patches
+    _, ax = plt.subplots()
+    claim_rows(ax, size, effects.head(1), 5)
+    assert not ax.patches
+    plt.close("all")
 
 
 def test_seeds_are_dots_and_their_mean_a_large_one():

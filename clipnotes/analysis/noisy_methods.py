@@ -146,6 +146,11 @@ def needs_text(method: str) -> bool:
     return method in {"agreement with zero-shot", "optimal transport"} or method in ALONE and ALONE[method][1]
 
 
+def learns(method: str) -> bool:
+    """Is a method trained, step by step?"""
+    return method not in ALONE or method in {"LP++", "text-initialised probe, early stopping"}
+
+
 def needs_val(method: str) -> bool:
     return method in ALONE and ALONE[method][2]
 

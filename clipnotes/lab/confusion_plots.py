@@ -6,14 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 
 from clipnotes.analysis.confusion import Confusion
 from clipnotes.lab.figures import PALETTE
 from clipnotes.lab.plots import METHOD_STYLES, seed_dots
 
 
-def confusion_heatmap(result: Confusion, title: str) -> tuple[Figure, pd.DataFrame]:
+def confusion_heatmap(result: Confusion, title: str) -> tuple[plt.Figure, pd.DataFrame]:
     """Heat map of a confusion matrix, its classes in the order that puts like ones side by side; and the matrix in it."""
     order, n = result.order(), len(result.matrix)
     names, size = [result.classnames[i] for i in order], max(4, min(10, 240 / n))
@@ -30,7 +29,7 @@ def confusion_heatmap(result: Confusion, title: str) -> tuple[Figure, pd.DataFra
     return fig, pd.DataFrame(matrix, index=pd.Index(names, name="true class"), columns=names)
 
 
-def label_matrices(tables: dict[str, np.ndarray], order: np.ndarray, shots: int) -> Figure:
+def label_matrices(tables: dict[str, np.ndarray], order: np.ndarray, shots: int) -> plt.Figure:
     """True against given labels: the share of every cell in its row above, how many images a label has below.
 
     tables: {title: counts [C, C], true class by given label}. order: of the classes, [C]. shots: images a class, dashed.

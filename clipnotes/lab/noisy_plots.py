@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 
 from clipnotes.lab.figures import PALETTE
+from clipnotes.lab.plots import legend_below, named_rows
 
 STYLES = {  # marker and colour of a method; corrected features are dashed and hollow
     "class means": ("o", "clean"), "soft means, rho estimated": ("s", "paired"), "cache without text": ("^", "image"),
@@ -19,6 +20,7 @@ def rate_lines(ax: plt.Axes, table: pd.DataFrame, title: str) -> None:
     """Accuracy (%) against noise rate (%): mean over data sets, standard deviation over draws of that mean.
 
     table: rows with method, features, noise_rate, dataset, seed and accuracy in [0, 1]. Methods without a style are left out.
+    Lines of corrected features are dashed, their markers hollow.
     """
     for (method, features), part in table.groupby(["method", "features"], sort=False):
         if method not in STYLES:
@@ -28,8 +30,8 @@ def rate_lines(ax: plt.Axes, table: pd.DataFrame, title: str) -> None:
         plain = features == "original"
         ax.errorbar(100 * draws.index, draws.mean(axis=1), draws.std(axis=1).fillna(0), color=PALETTE[role], marker=marker,
                     linestyle="-" if plain else "--", markerfacecolor=None if plain else "white", markersize=6, capsize=2,
-                    label=f"{method}{'' if plain else ', ' + features}")
-    ax.set(title=title, xlabel="wrong labels, %", xticks=[100 * rate for rate in sorted(table["noise_rate"].unique())])
+                    label=method if plain else "_" + method)
+    ax.set(title=title, xticks=[100 * rate for rate in sorted(table["noise_rate"].unique())])
     ax.xaxis.set_major_formatter("{x:g}")
 
 
@@ -53,22 +55,64 @@ def moved_points(ax: plt.Axes, table: pd.DataFrame, x: str, y: str, colour: str 
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": PALETTE[colour], "linewidth": 1.5})
         ax.plot(*start, "o", color=PALETTE[colour], markersize=6)
         ax.plot(*end, alpha=0)  # so that the axes hold the arrow heads, too
-        ax.annotate(name, start, xytext=(5, 4), textcoords="offset points", fontsize=8.5, color="0.3")
+        side = -1 if end[0] > start[0] else 1  # where the arrow is not
+        ax.annotate(name, start, xytext=(7 * side, 0), textcoords="offset points", fontsize=9, color="0.3", va="center",
+                    ha="left" if side > 0 else "right")
+    ax.margins(0.12)
+
+
+def gain_points(ax: plt.Axes, table: pd.DataFrame, title: str, colour: str) -> None:
+    """The gain of soft over plain means against the accuracy of plain ones on right labels, by data set and features.
+
+    table: columns dataset, features, clean accuracy (%) and gain (points). The two dots of a data set are joined.
+    """
+    for name, part in table.groupby("dataset", sort=False):
+        ax.plot(part["clean accuracy"], part["gain"], color="0.75", linewidth=1.2, zorder=1)
+        for row in part.to_dict("records"):
+            hollow = row["features"] != "original"
+            ax.plot(row["clean accuracy"], row["gain"], "s" if hollow else "o", color=PALETTE[colour], markersize=7,
+                    markerfacecolor="white" if hollow else PALETTE[colour])
+            if not hollow:
+                low = row["gain"] <= part["gain"].mean()  # the other dot lies above
+                ax.annotate(name, (row["clean accuracy"], row["gain"]), xytext=(0, -7 if low else 7), ha="center", fontsize=9,
+                            textcoords="offset points", color="0.3", va="top" if low else "bottom")
+    ax.axhline(0, color="0.4", linewidth=1)
+    ax.set_title(title)
     ax.margins(0.15)
 
 
-def method_dots(table: pd.DataFrame, title: str, width: float = 7.6) -> plt.Figure:
+def noise_estimates(ax: plt.Axes, table: pd.DataFrame, title: str) -> None:
+    """The estimated share of wrong labels (%) against the true one, by kind of noise; right ones lie on the diagonal.
+
+    table: rows with noise_kind, noise_rate, true_rate and rho in [0, 1].
+    """
+    for kind, part in table.groupby("noise_kind", sort=False):
+        marker, role = KIND_STYLES[kind]
+        by_rate = 100 * part.groupby("noise_rate")[["true_rate", "rho"]].agg(["mean", "std"])
+        ax.errorbar(by_rate["true_rate"]["mean"], by_rate["rho"]["mean"], by_rate["rho"]["std"].fillna(0), marker=marker,
+                    color=PALETTE[role], capsize=2, label=kind)
+    ax.axline((0, 0), slope=1, color="0.6", linestyle=":")
+    ax.set(title=title, xlabel="wrong labels, %")
+
+
+def method_dots(tables: dict[str, pd.DataFrame], width: float = 7.6) -> plt.Figure:
     """A figure of mean accuracy (%) by method, dots for original and squares for corrected features, the best at the top.
 
-    table: rows with method, features and accuracy in [0, 1]; the mean over all rows of a pair is drawn.
+    tables: {title: rows with method, features and accuracy in [0, 1]}, a panel each; a method that one lacks has no mark there.
+    The order is that of the mean over panels, of each the accuracy against the mean of the methods that all panels have.
     """
-    means = 100 * table.groupby(["method", "features"])["accuracy"].mean().unstack()
-    means = means.loc[means.max(axis=1).sort_values().index]
-    fig, ax = plt.subplots(figsize=(width, 1.1 + 0.24 * len(means)))
-    for features in sorted(means.columns, key=lambda kind: kind != "original"):
-        plain = features == "original"
-        ax.plot(means[features], np.arange(len(means)), "o" if plain else "s", color=PALETTE["clean" if plain else "paired"],
-                markersize=6, label=features)
-    ax.set(yticks=range(len(means)), yticklabels=means.index, xlabel="test accuracy, %", title=title)
-    ax.legend(loc="lower right")
+    means = {title: 100 * table.groupby(["method", "features"])["accuracy"].mean().unstack() for title, table in tables.items()}
+    best = pd.concat([part.max(axis=1) for part in means.values()], axis=1)
+    order = (best - best.dropna().mean()).mean(axis=1).sort_values(ascending=False).index
+    fig, axes = plt.subplots(1, len(means), figsize=(width, 1.1 + 0.24 * len(order)), sharex=True, sharey=True, squeeze=False)
+    for ax, (title, part) in zip(axes.flat, means.items(), strict=True):
+        named_rows(ax, list(order))
+        ax.grid(axis="y", visible=True)
+        for features in sorted(part.columns, key=lambda kind: kind != "original"):
+            plain = features == "original"
+            ax.plot(part[features].reindex(order), range(len(order)), "o" if plain else "s",
+                    color=PALETTE["clean" if plain else "paired"], markersize=5.5, label=features)
+        ax.set_title(title, fontsize=11)
+    axes[0, len(means) // 2].set_xlabel("test accuracy, %")
+    legend_below(fig)
     return fig

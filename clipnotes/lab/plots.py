@@ -7,6 +7,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from clipnotes.analysis.overlap import Overlap
 from clipnotes.analysis.statistics import mean_ci
@@ -74,6 +76,20 @@ def image_grid(rows: Sequence, labels: Sequence[str], titles: Sequence[Sequence[
     return figure
 
 
+def log_ticks(axis: Axis) -> None:
+    """Four ticks or some more on a logarithmic axis of a figure, however little of it the data need; none that collide."""
+    low, high = axis.get_view_interval()
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)))
+    grids = [np.outer(powers, steps).ravel() for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))]
+    for grid in [*grids, MaxNLocator(5).tick_values(low, high)]:
+        ticks = grid[(low <= grid) & (grid <= high)]
+        if len(ticks) >= 4:
+            break
+    axis.set_ticks(ticks)
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
 def wrapped(text: str, width: int) -> str:
     """Every line of a text in lines of at most `width` letters, longer words whole."""
     return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
@@ -112,6 +128,17 @@ def ranked_dots(ax: plt.Axes, names: Sequence[str], values: Any, low: Any, high:
     ax.scatter(values, places, s=49, color=colour, zorder=3)
     named_rows(ax, names)
     ax.set_xlabel(xlabel)
+
+
+def count_grid(ax: plt.Axes, counts: pd.DataFrame) -> None:
+    """Whole numbers of a table as a grid of shaded cells with the numbers in them, rows and columns named."""
+    ax.imshow(counts.astype(float), cmap="cividis", aspect="auto", vmin=0)
+    for i, j in np.ndindex(counts.shape):
+        n = int(counts.iat[i, j])
+        ax.text(j, i, n, ha="center", va="center", fontsize=8, color="black" if n > counts.max().max() / 2 else "white")
+    ax.set_xticks(range(counts.shape[1]), [f"{head:g}" if isinstance(head, float) else str(head) for head in counts.columns])
+    ax.set_yticks(range(len(counts)), counts.index, fontsize=7.5)
+    ax.grid(visible=False)
 
 
 def effect_strokes(axes: Sequence[plt.Axes], values: dict[str, pd.DataFrame], marks: dict[str, tuple[str, str]]) -> None:

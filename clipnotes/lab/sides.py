@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 
 from clipnotes.analysis.statistics import sides
-from clipnotes.lab.plots import side_dots
+from clipnotes.exhibits.claims import Claim
+from clipnotes.lab.figures import PALETTE
+from clipnotes.lab.plots import SCALES, named_rows, side_dots
 from clipnotes.lab.run import Run
 
 
@@ -36,3 +39,26 @@ def said(counted: pd.DataFrame) -> str:
             names = ", ".join(f"{row.difference} ({row.positive} of {row.sets})" for row in rows.itertuples())
             parts.append(f"on {where} data sets: {names}")
     return f"On the paper's side {'; '.join(parts)}."
+
+
+def claim_rows(ax: plt.Axes, claim: Claim, effects: pd.DataFrame, limit: float) -> None:
+    """A claim's effect on every data set, a row each, real CLIP above pocket; the claimed side is grey.
+
+    effects: rows of `exhibits.claims.effects` of this claim. limit: of the axis, on either side of zero.
+    """
+    names, place = [], 0
+    for scale, (role, marker, _) in SCALES.items():
+        rows = effects[effects["scale"] == scale].sort_values("value", ascending=False)
+        names += [f"{name.removeprefix('pocket-')} ({scale})" for name in rows["dataset"]]
+        for value in rows["value"]:
+            ax.plot([0, value], [place, place], color=PALETTE[role], linewidth=1.5, alpha=0.5)
+            ax.plot(value, place, marker, color=PALETTE[role], markersize=8)
+            ax.annotate(f"{value:+.1f}" if claim.sided else f"{value:.1f}", (value, place), xytext=(8 if value >= 0 else -8, 0),
+                        textcoords="offset points", ha="left" if value >= 0 else "right", va="center", fontsize=8.5)
+            place += 1
+    if claim.sided:
+        ax.axvspan(0, limit, color=PALETTE["clean"], alpha=0.08, linewidth=0)
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.set_xlim(-limit if claim.sided else 0, limit)
+    named_rows(ax, names, fontsize=9)
+    ax.set_xlabel(claim.effect)
