@@ -154,11 +154,6 @@ TO_BE_CUT = {  # notebooks with cells and lines that are still too long
     "03_reduce_the_overlap",
     "05_does_overlap_explain_accuracy",
     "06_prompt_tuning",
-    "09_noisy_gradients",
-    "11_without_labels",
-    "12_gather",
-    "13_results",
-    "15_where_they_meet",
 }
 UNBREAKABLE = re.compile(r"\s*(\||.*\]\()")  # Markdown wants a row of a table, or a link, on one line
 
