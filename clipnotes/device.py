@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import torch
 
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, first_line
 
 
 def choose_device(name: str = "auto") -> str:
@@ -18,9 +18,8 @@ def choose_device(name: str = "auto") -> str:
     try:
         torch.empty(1, device=name)
     except Exception as error:  # what torch raises differs from device to device
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise ClipnotesError(f"device = {str(name)!r} cannot be used on this machine ({reason}); choose auto, cpu, cuda or "
-                             "another device of torch's that it has.") from error
+        raise ClipnotesError(f"device = {str(name)!r} cannot be used on this machine ({first_line(error, 120)}); choose auto, "
+                             "cpu, cuda or another device of torch's that it has.") from error
     if torch.device(name).type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     return str(name)

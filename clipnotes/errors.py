@@ -18,6 +18,11 @@ def shown(value: object, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[:most // 2]} ... {text[-most // 4:]}"
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what a library says went wrong, at most so many letters; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 def in_words(error: BaseException) -> str:
     """One sentence on what the operating system or the interpreter refuses: an OSError, UnicodeError, RecursionError or
     MemoryError."""

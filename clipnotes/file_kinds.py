@@ -5,6 +5,8 @@ import os
 import pickle
 from pathlib import Path
 
+from clipnotes.errors import first_line
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 STARTS = {  # first bytes, and what begins with them
     b"%PDF-": "a PDF file",
@@ -14,7 +16,7 @@ STARTS = {  # first bytes, and what begins with them
     b"\x1f\x8b": "a gzip file",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ\x00": "an xz file",
-    b"\x89HDF": "an HDF5 file",
+    b"\x89HDF": "an HDF5 file", b"PAR1": "a Parquet table", b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle",
@@ -40,8 +42,12 @@ def stand_in(path: str | Path) -> str | None:
 
 def kind_of(path: str | Path) -> str | None:
     """What a file is, as `stand_in` says it, or which common format; None for other content. OSError as there."""
-    start = first_bytes(path)
-    return stand_in(path) or next((kind for first, kind in STARTS.items() if start.startswith(first)), None)
+    return stand_in(path) or format_of(first_bytes(path))
+
+
+def format_of(content: bytes) -> str | None:
+    """The common format of what begins with these bytes, in words."""
+    return next((kind for first, kind in STARTS.items() if content.startswith(first)), None)
 
 
 def why_unreadable(path: str | Path, error: BaseException) -> str:
@@ -53,7 +59,7 @@ def why_unreadable(path: str | Path, error: BaseException) -> str:
         return f"it is {instead}"
     if isinstance(error, pickle.UnpicklingError) or "pickle" in str(error) or "weights_only" in str(error):
         return "it is damaged or holds objects besides arrays of numbers and texts"
-    return ((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
+    return first_line(error)
 
 
 def first_bytes(path: str | Path) -> bytes:

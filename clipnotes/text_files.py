@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipnotes.errors import ClipnotesError, shown
+from clipnotes.file_kinds import format_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MB = 1_000_000
-_KINDS = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"\x89HDF": "an HDF5 file", b"\x89PNG": "a picture",
-          b"\xff\xd8\xff": "a picture", b"%PDF": "a PDF file", b"\x93NUMPY": "a NumPy array", b"PAR1": "a Parquet table",
-          b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16"}
 
 
 def read_text(path: str | Path, what: str, limit: int = 200 * MB) -> str:
@@ -36,9 +34,9 @@ def read_text(path: str | Path, what: str, limit: int = 200 * MB) -> str:
         text, place = None, error.start
     if text is not None and "\0" not in text:
         return text
-    kind = next((kind for start, kind in _KINDS.items() if content.startswith(start)), None)
-    kind = kind or (f"no UTF-8 text, since byte {place + 1} is 0x{content[place]:02x}" if text is None and b"\0" not in content
-                    else "a binary file")
+    kind = format_of(content)
+    if not kind:
+        kind = f"no UTF-8 text, since byte {place + 1} is 0x{content[place]:02x}" if b"\0" not in content else "a binary file"
     raise ClipnotesError(f"{what} in {path} is {kind}: give a text file that is saved as UTF-8.")
 
 

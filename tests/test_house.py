@@ -13,7 +13,8 @@ import clipnotes
 PACKAGE = Path(clipnotes.__file__).parent
 FLOORS = [  # a room may import rooms of earlier lines only, and its own modules
     {"errors", "paths"},
-    {"progress", "files", "file_kinds", "device", "folder_names", "text_files", "checks", "seeding"},
+    {"file_kinds"},
+    {"progress", "files", "device", "folder_names", "text_files", "checks", "seeding"},
     {"checked_files"},
     {"yaml_files"},
     {"pocket"},

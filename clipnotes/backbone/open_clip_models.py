@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from clipnotes.backbone.weight_files import check_tensors_alone, is_script_archive, read_script_archive
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, first_line
 from clipnotes.file_kinds import why_unreadable
 
 POCKET = ("pocket-vit", "pocket-rn")
@@ -87,12 +87,8 @@ def tokenizer_of(name: str) -> Callable:
     try:
         return open_clip.get_tokenizer(name)
     except Exception as error:  # Hugging Face's libraries raise their own
-        raise ClipnotesError(f"The tokenizer of {name} cannot be had ({one_line(error)}); it comes from Hugging Face: load "
+        raise ClipnotesError(f"The tokenizer of {name} cannot be had ({first_line(error)}); it comes from Hugging Face: load "
                              "the model once where there is a network.") from error
-
-
-def one_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def weights_problem(name: str, pretrained: str, tag: dict | None, error: BaseException) -> str:
@@ -100,7 +96,7 @@ def weights_problem(name: str, pretrained: str, tag: dict | None, error: BaseExc
     if not tag:
         return (f"{pretrained} does not hold weights of {name} ({why_unreadable(pretrained, error)}); "
                 "name the architecture that the file belongs to, or get the file again.")
-    reason = one_line(error)
+    reason = first_line(error)
     source = tag.get("url") or f"https://huggingface.co/{tag.get('hf_hub', '').strip('/')}"
     fits = f"{name.removesuffix('-quickgelu')}-quickgelu" if tag.get("quick_gelu") else name  # a file cannot say so
     return (f"The weights {pretrained!r} of {name} are not on this machine and could not be downloaded ({reason}); "

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nbformat
 from PIL import Image
 
@@ -16,11 +15,11 @@ from clipnotes.lab.explore import explorer_content, explorer_html
 from clipnotes.paths import notebooks_dir
 from clipnotes.running.contents import contents_html, entry
 from clipnotes.running.outputs import readable
+from clipnotes.running.page import templates_in
 from clipnotes.series.notebooks import Notebook, series
 from clipnotes.series.run_folder import MARK, read_facts
 
-TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                               lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+TEMPLATES = templates_in(Path(__file__).parent)
 DRAWS = re.compile(r"\b(run\.(figure|explore)|show_sides)\(")
 STARTS = re.compile(r"\blab\.start\(")
 TO_NOTEBOOK = re.compile(r"\[([^\]]*)\]\(\d\d_\w+\.ipynb\)")

@@ -81,8 +81,7 @@ MANIFEST = mapping(
      "classes": {"if": {"type": "array"}, "then": NAMES, "else": COUNTED}, "templates": TEMPLATES, "counts": COUNTS,
      "source": SOURCE, "homepage": WORDS, "citation": WORDS, "obtain": WORDS, "notes": WORDS, "manual": WORDS,
      "noisy_labels": mapping({"file": INSIDE, "entries": several(NEEDED)}, ["file"]), "torchvision": DOWNLOAD,
-     "archives": {"type": "array", "items": ARCHIVE, "description": "a list of archives"},
-     "more_templates": {"type": "object", "additionalProperties": TEMPLATES, "description": "a mapping of lists of templates"}},
+     "archives": {"type": "array", "items": ARCHIVE, "description": "a list of archives"}},
     ["name", "title", "task", "licence", "classes", "templates", "counts", "source"])
 
 

@@ -3,7 +3,7 @@
 What it is: name (the file's), title, task (one line), licence, homepage, citation, notes, and
   classes     names in label order; or {count, attribute: "module:object.names"}, with `synsets`, a list of timm's, for parts
               of ImageNet; or, where the data set's own files say them, {count, source: words, repair: of `class_names`}
-  templates   sentences with a {} for the class name; more_templates: {name: a list of such} of other code
+  templates   sentences with a {} for the class name
   counts      images a split, held against what is loaded
 What must be there, all paths relative to DATA_ROOT:
   source      kind: see `sources.SOURCES`, with the fields that the kind needs;
@@ -56,7 +56,6 @@ class Manifest:
     torchvision: dict[str, Any] = field(default_factory=dict)
     archives: list[dict[str, Any]] = field(default_factory=list)
     manual: str = ""
-    more_templates: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:

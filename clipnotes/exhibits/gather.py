@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, first_line
 from clipnotes.files import atomic_write
 from clipnotes.progress import progress_bar
 from clipnotes.series.notebooks import find
@@ -153,7 +153,7 @@ def _read(file):
     except ClipnotesError:
         raise
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise ClipnotesError(f"{file} cannot be read as a table ({_first_line(error)}): make it anew with clipnotes gather."
+        raise ClipnotesError(f"{file} cannot be read as a table ({first_line(error)}): make it anew with clipnotes gather."
                              ) from None
     return table
 
@@ -218,9 +218,5 @@ def _results(folder):
         if results["metric"].isna().any():
             raise ValueError("it has a row without a metric")
     except (OSError, ValueError) as error:
-        raise ClipnotesError(f"{path} is no table of results: {_first_line(error)}.") from None
+        raise ClipnotesError(f"{path} is no table of results: {first_line(error)}.") from None
     return results
-
-
-def _first_line(error):
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -32,14 +32,10 @@ def _show_parameters(notebook, values, out, used):
         changed = "" if value == default else f" (default {_short(default)})"
         rows.append((name, f"{_short(value)}{changed}", parameter.help))
     text = "\n".join(f"{name:<16} {value:<24} {help}" for name, value, help in rows)
-    cells = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td><td>{escape(help)}</td></tr>'
-        for name, value, help in rows
-    )
-    html = (
-        f"<table><caption>Parameters of this run</caption><thead><tr><th>name</th><th>value</th>"
-        f"<th>meaning</th></tr></thead><tbody>{cells}</tbody></table><p>{escape(used)}</p>"
-    )
+    cells = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td><td>{escape(help)}</td></tr>'
+                    for name, value, help in rows)
+    html = (f"<table><caption>Parameters of this run</caption><thead><tr><th>name</th><th>value</th>"
+            f"<th>meaning</th></tr></thead><tbody>{cells}</tbody></table><p>{escape(used)}</p>")
     show(f"Parameters of this run\n{text}\n{used}", html=html)
 
 

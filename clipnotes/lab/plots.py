@@ -70,9 +70,7 @@ def image_grid(rows: Sequence, labels: Sequence[str], titles: Sequence[Sequence[
                 ax.imshow(row[c], interpolation="nearest")
                 if titles is not None:
                     ax.set_title(titles[r][c], fontsize=9, loc="center", pad=2)
-        axes[r, 0].text(
-            -0.12, 0.5, label, transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=11
-        )
+        axes[r, 0].text(-0.12, 0.5, label, transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=11)
     return figure
 
 

@@ -9,17 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import clipnotes
 from clipnotes.paths import checkout_dir
 
-LIBRARIES = [  # whose numbers end up in results
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "pandas",
-    "matplotlib",
-    "seaborn",
-]
+# Whose numbers end up in results.
+LIBRARIES = ["torch", "torchvision", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn"]
 
 
 def versions() -> dict[str, str]:

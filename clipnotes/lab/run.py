@@ -205,10 +205,8 @@ class Run:
         self._facts |= {"status": "finished" if self._headless else "complete", "seconds": seconds}
         self._write_facts()
         # the seconds stay in run.json, so that the committed notebook does not change with every run
-        show(
-            f"{self.notebook.name} is complete. Records: {len(self._rows)}. Figures: {len(self._figures)}. "
-            f"Results: {short_path(self.out)}"
-        )
+        show(f"{self.notebook.name} is complete. Records: {len(self._rows)}. Figures: {len(self._figures)}. "
+             f"Results: {short_path(self.out)}")
         if get_ipython() is None:  # no cell that may be run again
             _release()
 
@@ -222,22 +220,16 @@ class Run:
 
     def _check_id(self, id):
         if not re.fullmatch(run_folder.FIGURE_ID, id):
-            raise ClipnotesError(
-                f"The figure id is {id!r}; use lower-case letters, digits and underscores only."
-            )
+            raise ClipnotesError(f"The figure id is {id!r}; use lower-case letters, digits and underscores only.")
         if id in self._figures:
             raise ClipnotesError(f"The figure id {id!r} is taken in this run: choose another one.")
 
     def _check_figure(self, id, alt, data):
         self._check_id(id)
         if not isinstance(alt, str) or len(alt.split()) < 3:
-            raise ClipnotesError(
-                f"The alt text of figure {id} is {alt!r}: say in a sentence what the figure shows."
-            )
+            raise ClipnotesError(f"The alt text of figure {id} is {alt!r}: say in a sentence what the figure shows.")
         if not isinstance(data, pd.DataFrame):
-            raise ClipnotesError(
-                f"The data of figure {id} is a {type(data).__name__}: pass the drawn numbers as a data frame."
-            )
+            raise ClipnotesError(f"The data of figure {id} is a {type(data).__name__}: pass the drawn numbers as a data frame.")
 
     def _remove_old_files(self):
         """Remove what an earlier run left here, and nothing else that a chosen folder may hold."""

@@ -18,14 +18,14 @@ from clipnotes.backbone.pictures import ImageReader
 from clipnotes.backbone.prompt_encoding import prompt_encoder
 from clipnotes.backbone.text import check_cut_texts, fill
 from clipnotes.backbone.text_towers import token_ids
-from clipnotes.checks import SEED, TEXT, Instance, OneOf, Whole, class_labels, class_names
+from clipnotes.checks import TEXT, Instance, OneOf, Whole, class_labels, class_names
 from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
 from clipnotes.file_kinds import why_unreadable
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features, unit_views
 from clipnotes.methods.losses import RULES, loss_function
-from clipnotes.methods.sgd import PAPER, SGDConfig, train
+from clipnotes.methods.sgd import PAPER, TRAINING, SGDConfig, train
 
 
 class TextEncoderTuning(Classifier):
@@ -36,7 +36,7 @@ class TextEncoderTuning(Classifier):
     "mae", with q for "gce". seed: of the order of the images. After `fit`: tower_, losses_ (the mean of each epoch).
     """
 
-    rules = RULES | {"classnames": class_names, "template": TEXT, "sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED}
+    rules = RULES | TRAINING | {"classnames": class_names, "template": TEXT}
 
     def __init__(self, clip: Clip, classnames: Sequence[str], template: str = "a photo of a {}.", loss: str = "ce",
                  q: float = 0.7, sgd: SGDConfig = PAPER, seed: int = 1) -> None:
@@ -100,8 +100,7 @@ class ImageEncoderFineTuning(Classifier):
     training transform. After `fit`: network_, n_classes_, device_, losses_.
     """
 
-    rules = RULES | {"network": Instance(nn.Module, what="torch module"), "head": OneOf("new", "kept"),
-                     "sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED}
+    rules = RULES | TRAINING | {"network": Instance(nn.Module, what="torch module"), "head": OneOf("new", "kept")}
 
     def __init__(self, network: nn.Module, preprocess: Callable, head: str = "new", train_transform: Callable | None = None,
                  loss: str = "ce", q: float = 0.7, sgd: SGDConfig = PAPER, seed: int = 1, device: str = "auto") -> None:

@@ -8,12 +8,12 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import FLAG, SEED, Instance, Number, OneOf, Whole, class_labels, feature_matrix
+from clipnotes.checks import FLAG, Number, OneOf, Whole, class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features, unit_texts, unit_views
 from clipnotes.methods.losses import RULES, gce_exponent, gce_of
-from clipnotes.methods.sgd import PAPER, SGDConfig, batch_rows, batch_views, check_finite, learning_rate
+from clipnotes.methods.sgd import PAPER, TRAINING, SGDConfig, batch_rows, batch_views, check_finite, learning_rate
 from clipnotes.seeding import generator
 
 
@@ -26,8 +26,7 @@ class LinearProbe(Classifier):
     the order of the images. After `fit`: weight_ [C, d], bias_ [C], losses_, the mean loss of each epoch.
     """
 
-    rules = RULES | {"init": OneOf("random", "text", "zero"), "scale": Number(0), "bias": FLAG,
-                     "sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED}
+    rules = RULES | TRAINING | {"init": OneOf("random", "text", "zero"), "scale": Number(0), "bias": FLAG}
 
     def __init__(self, init: str = "random", loss: str = "ce", q: float = 0.7, scale: float = 100.0, bias: bool = False,
                  sgd: SGDConfig = PAPER, seed: int = 1) -> None:

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 
 from clipnotes.backbone.clip import Clip
 from clipnotes.backbone.learnt_files import LearntFiles
-from clipnotes.checks import FLAG, SEED, Instance, OneOf, Whole, class_names
+from clipnotes.checks import FLAG, Instance, OneOf, Whole, class_names
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features
 from clipnotes.methods.losses import RULES, loss_function
 from clipnotes.methods.prompt_layout import PromptLayout
 from clipnotes.methods.prompts_training import fit_many, training_data
-from clipnotes.methods.sgd import PAPER, SGDConfig
+from clipnotes.methods.sgd import PAPER, TRAINING, SGDConfig
 from clipnotes.seeding import generator
 
 FILES = LearntFiles("prompts", "clipnotes-prompts-2", "PromptTuning.save")
@@ -47,10 +47,10 @@ class PromptTuning(Classifier):
     and a CLIP whose text tower is none of open_clip's own (see `text_tower`).
     """
 
-    rules = RULES | {"n_context": Whole(0), "context": OneOf("shared", "class"), "position": OneOf("end", "middle", "front"),
-                     "init": Instance(str, type(None), what="phrase"), "learn": OneOf("context", "classnames", "both"),
-                     "sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED, "compat": OneOf(None, "reference"),
-                     "recompute": FLAG, "classnames": class_names}
+    rules = RULES | TRAINING | {
+        "n_context": Whole(0), "context": OneOf("shared", "class"), "position": OneOf("end", "middle", "front"),
+        "init": Instance(str, type(None), what="phrase"), "learn": OneOf("context", "classnames", "both"),
+        "compat": OneOf(None, "reference"), "recompute": FLAG, "classnames": class_names}
 
     def __init__(self, clip: Clip, classnames: Sequence[str], n_context: int = 16, context: str = "shared",
                  position: str = "end", init: str | None = None, learn: str = "context", loss: str = "ce", q: float = 0.7,

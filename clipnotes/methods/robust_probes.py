@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from clipnotes.checks import SEED, Instance, Number, OneOf, class_labels
+from clipnotes.checks import Number, OneOf, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features, unit_texts
@@ -20,7 +20,7 @@ from clipnotes.methods.losses_robust import forward_ce, of_labels, smoothed_ce, 
 from clipnotes.methods.noisy_means import estimate_noise
 from clipnotes.methods.probes import LinearProbe
 from clipnotes.methods.selection import agrees, clean_by_transport, kept_share, small_losses
-from clipnotes.methods.sgd import PAPER, SGDConfig, batch_rows, check_finite, learning_rate
+from clipnotes.methods.sgd import PAPER, TRAINING, SGDConfig, batch_rows, check_finite, learning_rate
 
 ANSWERS = ("ce", "gce", "mae", "sce", "smoothing", "forward", "small-loss", "agreement", "transport")
 NEED_TEXT = ("agreement", "transport")
@@ -37,9 +37,8 @@ class RobustProbe(Classifier):
     init: "random", "text" or "zero", as in `LinearProbe`; compat: "reference" as in `symmetric_ce` and `clean_by_transport`.
     After `fit`: weight_ [C, d], rho_ (None where it plays no part), used_ (share of the rows believed; 1 for losses).
     """
-    rules = {"answer": OneOf(*ANSWERS), "rho": Number(0, 1, optional=True), "init": OneOf("random", "text", "zero"),
-             "scale": Number(0), "sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED,
-             "compat": OneOf(None, "reference")}
+    rules = TRAINING | {"answer": OneOf(*ANSWERS), "rho": Number(0, 1, optional=True), "init": OneOf("random", "text", "zero"),
+                        "scale": Number(0), "compat": OneOf(None, "reference")}
 
     def __init__(self, answer: str = "sce", rho: float | None = None, transition: Any = None, init: str = "random",
                  scale: float = 100.0, sgd: SGDConfig = PAPER, seed: int = 1, compat: str | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from clipnotes.checks import Number, Whole, check_all
+from clipnotes.checks import SEED, Instance, Number, Whole, check_all
 from clipnotes.errors import ClipnotesError
 from clipnotes.seeding import generator
 
@@ -37,6 +37,7 @@ class SGDConfig:
 
 
 PAPER = SGDConfig()
+TRAINING = {"sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED}  # of every method that is trained so
 
 
 def learning_rate(epoch: int, epochs: int = 50, lr: float = 0.002, warmup_lr: float = 1e-5) -> float:

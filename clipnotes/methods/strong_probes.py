@@ -4,12 +4,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import SEED, Instance, Number, OneOf, Whole, class_labels
+from clipnotes.checks import Number, OneOf, Whole, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features, unit_texts
 from clipnotes.methods.probes import LinearProbe
-from clipnotes.methods.sgd import PAPER, SGDConfig
+from clipnotes.methods.sgd import PAPER, TRAINING, SGDConfig
 
 
 class LPPlusPlus(Classifier):
@@ -78,7 +78,7 @@ class EarlyStoppedProbe(Classifier):
     After `fit`: weight_ [C, d], epoch_ (0 is zero-shot CLIP), val_accuracy_ (of every epoch from 0).
     """
 
-    rules = {"scale": Number(0), "sgd": Instance(SGDConfig, what="SGDConfig"), "seed": SEED}
+    rules = TRAINING | {"scale": Number(0)}
 
     def __init__(self, scale: float = 100.0, sgd: SGDConfig = PAPER, seed: int = 1) -> None:
         self.scale, self.sgd, self.seed = scale, sgd, seed

@@ -17,10 +17,8 @@ from clipnotes.files import atomic_write
 from clipnotes.running.outputs import readable
 from clipnotes.series.run_folder import MARK
 
-_LANGUAGE = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
+_LANGUAGE = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+             "language_info": {"name": "python"}}
 
 
 def commit_outputs(executed: str | Path, source: str | Path) -> None:
@@ -40,10 +38,8 @@ def commit_outputs(executed: str | Path, source: str | Path) -> None:
             continue
         twin = done.get(cell.id)
         if twin is None or twin.source != cell.source or (cell.source and twin.execution_count is None):
-            raise ClipnotesError(
-                f"Cell {cell.id!r} of {Path(source).name} has no executed counterpart in "
-                f"{Path(executed).name}: run the notebook as it is now, to its end."
-            )
+            raise ClipnotesError(f"Cell {cell.id!r} of {Path(source).name} has no executed counterpart in "
+                                 f"{Path(executed).name}: run the notebook as it is now, to its end.")
         count += 1
         cell.execution_count = count
         cell.outputs = _outputs(twin.outputs, count)

@@ -12,8 +12,14 @@ from pygments.formatters import HtmlFormatter
 from clipnotes.files import atomic_write
 from clipnotes.running.mathml import mathml
 
-TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                               lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+
+def templates_in(folder: Path) -> jinja2.Environment:
+    """The templates of a folder, in which all is escaped and a name that is missing is an error."""
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                              undefined=jinja2.StrictUndefined)
+
+
+TEMPLATES = templates_in(Path(__file__).parent)
 
 
 def write_page(out: str | Path, title: str) -> None:

@@ -34,9 +34,7 @@ def study(preset: str = "pocket", only: Iterable[str] = (), resume: bool = False
     if twice := [notebook.name for notebook in notebooks if notebooks.count(notebook) > 1]:
         raise ClipnotesError(f"{twice[0]} is to run twice: name each notebook once.")
     if not notebooks:
-        raise ClipnotesError(
-            f"There are no notebooks in {notebooks_dir()}: CLIPNOTES_NOTEBOOKS names another folder."
-        )
+        raise ClipnotesError(f"There are no notebooks in {notebooks_dir()}: CLIPNOTES_NOTEBOOKS names another folder.")
     settings, out = read_preset(preset), Path(out)
     results, waiting = _sort(notebooks, settings, out, resume)
     if not force:
@@ -76,15 +74,8 @@ def _write_contents(out, preset):
 
 def summary(results: list[dict]) -> str:
     """Return the results of `study` as a plain-text table."""
-    rows = [
-        {
-            "notebook": facts["notebook"],
-            "status": "complete (kept)" if facts["kept"] else facts["status"],
-            "seconds": facts.get("seconds", ""),
-            "error": facts.get("error", ""),
-        }
-        for facts in results
-    ]
+    rows = [{"notebook": facts["notebook"], "status": "complete (kept)" if facts["kept"] else facts["status"],
+             "seconds": facts.get("seconds", ""), "error": facts.get("error", "")} for facts in results]
     return pd.DataFrame(rows).to_string(index=False)
 
 

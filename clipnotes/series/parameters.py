@@ -70,10 +70,9 @@ def read_parameters(path: str | Path) -> list[Parameter]:
         lines = cell.splitlines()[statement.lineno - 1:statement.end_lineno]
         line = _LINE.fullmatch("".join(part.strip() for part in lines))  # as papermill joins them
         if line is None:
-            raise ClipnotesError(
-                f"Parameter line {ast.unparse(statement)!r} of {path.name} cannot be read: write `name: type = value  # help`, "
-                f"with no other equals sign, no # inside a string and the help after the value's end."
-            )
+            raise ClipnotesError(f"Parameter line {ast.unparse(statement)!r} of {path.name} cannot be read: write `name: type "
+                                 "= value  # help`, with no other equals sign, no # inside a string and the help after the "
+                                 "value's end.")
         parameters.append(_parameter(path, **line.groupdict()))
     for parameter in parameters:
         if parameter.domain not in ("dataset", "correction") and not parameter.context:  # these need slow imports
@@ -113,15 +112,11 @@ def _parameters_cell(path):
 
 def _parameter(path, name, type, default, help):
     if type not in TYPES:
-        raise ClipnotesError(
-            f"Parameter {name} of {path.name} has type {type!r}; allowed: {', '.join(TYPES)}."
-        )
+        raise ClipnotesError(f"Parameter {name} of {path.name} has type {type!r}; allowed: {', '.join(TYPES)}.")
     try:
         value = ast.literal_eval(default)
     except (ValueError, SyntaxError):
-        raise ClipnotesError(
-            f"Parameter {name} of {path.name} is {default}, but must be a literal."
-        ) from None
+        raise ClipnotesError(f"Parameter {name} of {path.name} is {default}, but must be a literal.") from None
     text, domain = re.fullmatch(r"(.*?)\s*(?:\[([^\[\]]*)\])?", help).groups()
     domain, empty = re.fullmatch(r"\s*(.*?)\s*(\bor empty)?\s*", domain or "").groups()
     return Parameter(name, type, value, text, domain, bool(empty))
@@ -165,9 +160,7 @@ def parse(parameters: list[Parameter], texts: dict[str, str]) -> dict:
         try:
             values[name] = text if types.get(name, "str") == "str" else load_yaml(text)
         except ClipnotesError:
-            raise ClipnotesError(
-                f"Parameter {name} is {shown(text)}, which is not a valid {types[name]}."
-            ) from None
+            raise ClipnotesError(f"Parameter {name} is {shown(text)}, which is not a valid {types[name]}.") from None
     return check(parameters, values)
 
 
