@@ -33,10 +33,11 @@ def test_a_view_is_a_crop_of_the_image_or_of_its_mirror_image(clip, task):
         assert min(differences) < 0.25
 
 
-def test_the_random_state_is_left_alone(clip, task):
+def test_the_random_state_is_left_alone(clip, task, monkeypatch):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPU's random state was set"))
     clip.encode_views(task.train.images[:2], 1)
     assert torch.equal(torch.rand(3), expected)
 
