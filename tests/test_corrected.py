@@ -10,6 +10,7 @@ from clipnotes.analysis.corrected import (
     check_same_classes,
     corrected_banks,
     generic_adapters,
+    n_learnt,
     parts_of,
     uses_labels,
 )
@@ -78,6 +79,12 @@ def test_corrections_learn_from_generic_features_alone_and_in_turn(stored):
         both = banks["b"]["centring + within-class whitening"].splits[split].x
         assert torch.equal(both, whitening.transform(centring.transform(part)))
     assert banks["b"]["centring"].text is None  # texts do not go through, so they would no longer fit
+
+
+def test_numbers_learnt_are_those_that_are_kept(stored):
+    assert n_learnt(stored, "centring") == 4, "a mean of four numbers"
+    assert n_learnt(stored, "pca") == 4 + 2 * 4, "and half of the axes"
+    assert n_learnt(stored, "centring + pca") == 4 + 4 + 2 * 4
 
 
 def test_unknown_recipes_of_adapters_are_refused(clip):

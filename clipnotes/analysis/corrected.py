@@ -172,6 +172,15 @@ class StoredSets:
         return torch.cat(features), torch.cat(labels)
 
 
+def n_learnt(sets: EncodedSets | StoredSets, correction: str) -> int:
+    """How many numbers a correction learns: the weights of its adapters, and what its parts on features keep when fitted."""
+    inside, outside = parts_of(correction)
+    x, y = sets.generic(inside)
+    fitted = [ON_FEATURES[part](x.shape[1]).fit(x, y) for part in outside]
+    kept = [value for part in fitted for value in vars(part).values() if torch.is_tensor(value)]
+    return sum(value.numel() for value in kept) + (sets.encoder(inside).adapters.n_parameters if inside else 0)
+
+
 def check_same_classes(sets: EncodedSets | StoredSets, source: str, names: list[str]) -> None:
     """Refuse data sets of other classes than `source`: what is learnt of it would be measured against the wrong labels.
 

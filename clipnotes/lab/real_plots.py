@@ -32,7 +32,8 @@ def title_of(name: str) -> str:
 def overlap_columns(columns: dict[str, dict[str, Overlap]], width: float = 7.6, height: float = 2.3) -> plt.Figure:
     """A figure of `draw_overlap` panels on the same axes: `columns` {heading: {title: Overlap}}, one column each.
 
-    Rows correspond; the panels of a row share the vertical axis, all panels the horizontal one.
+    Rows correspond; the panels of a row share the vertical axis, all panels the horizontal one. The heading stands above the
+    first panel of its column.
     """
     rows = max(map(len, columns.values()))
     fig, axes = plt.subplots(rows, len(columns), figsize=(width, height * rows), squeeze=False, sharex=True, sharey="row")
@@ -43,7 +44,8 @@ def overlap_columns(columns: dict[str, dict[str, Overlap]], width: float = 7.6, 
             limits.append((*ax.get_xlim(), found))
             ax.get_legend().remove()
             ax.set(xlabel="", ylabel="")
-            ax.set_title(f"{heading}: {title}, overlap {found.area:.2f}", fontsize=11)
+            above = f"{heading}\n" * (ax is column[0])
+            ax.set_title(f"{above}{title}, overlap {found.area:.2f}", fontsize=11)
     axes[0, 0].set_xlim(min(low for low, _, _ in limits), max(high for _, high, _ in limits))
     for row, *panels in zip(axes, *(column.values() for column in columns.values()), strict=True):
         row[0].set_ylim(0, 1.08 * max(max(found.paired.max(), found.unpaired.max()) for found in panels))
