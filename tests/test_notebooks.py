@@ -149,9 +149,6 @@ def test_committed_notebooks_are_executed_and_clean(path):
 
 
 TO_BE_CUT = {  # notebooks with cells and lines that are still too long
-    "01_zero_shot",
-    "02_intra_modal_overlap",
-    "03_reduce_the_overlap",
     "05_does_overlap_explain_accuracy",
     "06_prompt_tuning",
 }
