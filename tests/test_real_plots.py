@@ -17,8 +17,9 @@ from clipnotes.lab.plots import effect_strokes, panels
 
 @pytest.fixture(autouse=True)
 def style():
-    use_style()
-    yield
+    with plt.rc_context():
+        use_style()
+        yield
     plt.close("all")
 
 
