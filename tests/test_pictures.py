@@ -38,10 +38,45 @@ def test_grey_files_of_more_bits_are_scaled(name, pixels, tmp_path):
     close(open_image(tmp_path / name), RAMP)
 
 
+@pytest.mark.parametrize("white, factor, shown", [(65_535, 257, RAMP), (4095, 16, RAMP), (65_535, 1, RAMP // 255)])
+def test_a_pgm_says_its_white_itself(white, factor, shown, tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5\n8 8\n%d\n" % white + (RAMP.astype(np.uint16) * factor).astype(">u2").tobytes())
+    close(open_image(tmp_path / "a.pgm"), shown)
+
+
 def test_grey_values_below_black_are_refused(tmp_path):
     Image.fromarray(RAMP.astype(np.float32) - 9).save(tmp_path / "a.tif")
-    with says(r"^Image .*a.tif cannot be read \(it has grey values from -9.0 to 246.0, but they must be 0 or more\)"):
-        open_image(tmp_path / "a.tif")
+    for image in (tmp_path / "a.tif", Image.fromarray(RAMP.astype(np.float32) - 9)):
+        with says(r"^Image .* cannot be read \(it has grey values from -9.0 to 246.0, but they must be 0 or more\)"):
+            open_image(image)
+
+
+def test_grey_pictures_of_more_bits_in_arrays_files_and_memory_have_the_same_features(tmp_path, clip):
+    deep = RAMP.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    images = [RAMP, deep, RAMP.astype(np.float32) / 255, Image.fromarray(deep), Image.fromarray(RAMP.astype(np.int32) * 257),
+              tmp_path / "a.png"]
+    features = clip.encode_images(images, progress=False)
+    assert (features - features[0]).abs().max() < 1e-5
+    assert torch.allclose(clip.encode_images(np.stack([deep, deep]), progress=False), features[:2], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "DDS", "WEBP", "GIF"])
+def test_a_picture_under_another_ending_is_read_or_refused_by_name(kind, tmp_path):
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow was built without {kind}")
+    Image.new("RGB", (16, 16), (10, 200, 10)).save(tmp_path / "a", kind)
+    content = (tmp_path / "a").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content)
+    red, green, blue = np.asarray(open_image(tmp_path / "a.jpg"))[8, 8]
+    assert green > 150 > 90 > max(red, blue)
+    for cut in (30, len(content) // 2, len(content) - 30):
+        (tmp_path / "a.jpg").write_bytes(content[:cut] + bytes(len(content) - cut))
+        try:
+            open_image(tmp_path / "a.jpg")  # some kinds fill in what is missing
+        except ClipnotesError as error:
+            assert str(error).startswith(f"Image {tmp_path / 'a.jpg'} cannot be read (")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -21,7 +21,8 @@ from clipnotes.errors import ClipnotesError, shown
 from clipnotes.seeding import fixed_random
 
 ORIENTATION = 0x0112  # the EXIF tag
-READING = "as one sees it, 1"  # for the keys of caches: a change of how files are read makes all older features foreign
+WHITES = {"I": (255, 65_535, 2**31 - 1), "F": (1, 255, 65_535, 2**31 - 1)}  # by PIL's name for values of 32 bits
+READING = "as one sees it, 2"  # for the keys of caches: a change of how files are read makes all older features foreign
 
 
 class ImageReader(torch.utils.data.Dataset):
@@ -105,16 +106,16 @@ def open_image(image: Any, as_shown: bool = True) -> Any:
 
     if isinstance(image, np.ndarray):
         return to_rgb(Image.fromarray(pixels_of_array(image)), as_shown)
-    if isinstance(image, Image.Image):
-        return to_rgb(image, as_shown)
-    if not isinstance(image, str | Path):
+    if not isinstance(image, str | Path | Image.Image):
         raise ClipnotesError(f"Image {shown(image)} is of type {type(image).__name__}; give a path, a PIL image or an array.")
-    if not Path(image).is_file():
+    if isinstance(image, str | Path) and not Path(image).is_file():
         raise ClipnotesError(f"Image {image} does not exist; check the data root and the manifest's image folder.")
     try:
-        with Image.open(image) as opened:
+        if isinstance(image, Image.Image):
+            return to_rgb(image, as_shown)
+        with Image.open(image) as opened:  # by its content: its ending may be that of another kind
             return to_rgb(opened, as_shown)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # every kind of picture has errors of its own
         raise ClipnotesError(f"Image {image} cannot be read ({error}); fetch it again or remove it from the split.") from error
 
 
@@ -123,21 +124,21 @@ def to_rgb(image: Any, as_shown: bool) -> Any:
 
     if not as_shown:
         return image.convert("RGB")
+    of_16_bits = image.mode.startswith("I;16") or image.mode == "I" and image.format == "PPM"  # which Pillow scales to 16 bits
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(grey_8_bit(np.asarray(image), image.mode))
+        image = Image.fromarray(grey_8_bit(np.asarray(image), (65_535,) if of_16_bits else WHITES[image.mode]))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def grey_8_bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """uint8 [H, W] of grey values with more bits; `mode`: PIL's name for them."""
+def grey_8_bit(values: np.ndarray, whites: tuple[int, ...]) -> np.ndarray:
+    """uint8 [H, W] of grey values with more bits; white: the least of `whites` that none exceeds."""
     if not np.isfinite(values).all() or values.min() < 0:
         raise ValueError(f"it has grey values from {values.min()} to {values.max()}, but they must be 0 or more")
-    whites = (65_535,) if mode.startswith("I;16") else (1,) * (mode == "F") + (255, 65_535, 2**31 - 1)
     white = next((white for white in whites if values.max() <= white), values.max())
     return np.round(values / white * 255).astype(np.uint8)
 
