@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipnotes.backbone.pictures import ImageReader, open_image
 from clipnotes.data import encode_task, load_task
+from clipnotes.errors import ClipnotesError
 
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)  # all of black to white
 

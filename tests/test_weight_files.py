@@ -1,10 +1,13 @@
 """Weights files: tensors come out of them, and nothing that they bring is run."""
 
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from test_clip import TINY, says
 from torch import nn
 
@@ -17,7 +20,9 @@ pytestmark = [pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")]
 
 @pytest.fixture(scope="module")
 def tiny(register_models):
-    register_models({"tiny": TINY})
+    other = {"higher": {"vision_cfg": TINY["vision_cfg"] | {"image_size": 64}},
+             "longer": {"text_cfg": TINY["text_cfg"] | {"context_length": 32}}, "tiny-quickgelu": {"quick_gelu": True}}
+    register_models({"tiny": TINY} | {name: TINY | change for name, change in other.items()})
     return "tiny"
 
 
@@ -190,3 +195,114 @@ def test_no_sentence_tells_how_to_read_what_is_not_to_be_trusted(tiny, tmp_path)
 def test_paths_that_no_system_takes_are_no_files(path, tiny):
     with says("is neither a file nor a tag of tiny"):
         load_clip(tiny, path)
+
+
+# --- other shapes, names and wrappers -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def state(tiny):
+    return load_clip(tiny, "random").model.state_dict()
+
+
+def prefixed(*prefixes):
+    return lambda state: {"".join(prefixes) + name: tensor for name, tensor in state.items()}
+
+
+def under(*keys):
+    def wrap(state):
+        for key in reversed(keys):
+            state = {"epoch": 3, key: state, "args": {"lr": 1e-5}}
+        return state
+
+    return wrap
+
+
+@pytest.mark.filterwarnings("ignore:.*does not say whether its weights need GELU")
+@pytest.mark.parametrize("change", [
+    prefixed("module."), prefixed("_orig_mod."), prefixed("model."), prefixed("model.", "_orig_mod."),
+    prefixed("module.", "_orig_mod.", "model."), under("model"), under("state_dict"), under("model_state_dict"),
+    under("state_dict", "model"), lambda state: under("model")(prefixed("_orig_mod.")(state)),
+    lambda state: {name.replace("visual.", "visual._orig_mod."): tensor for name, tensor in state.items()},
+    lambda state: state | {"logit_scale": state["logit_scale"].reshape(1)},
+])  # fmt: skip
+def test_what_training_code_wraps_around_weights_is_taken_off(change, tiny, state, tmp_path):
+    torch.save(change(state), tmp_path / "w.pt")
+    assert load_clip(tiny, tmp_path / "w.pt").fingerprint == load_clip(tiny, "random").fingerprint
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda state: {name: tensor for name, tensor in state.items() if name != "visual.proj"},
+     r"it lacks 1 of \d+ weights, such as visual.proj"),
+    (lambda state: state | {"head.weight": torch.zeros(2)}, "it has 1 weights that tiny has not, such as head.weight"),
+    (lambda state: {"vision_model.embeddings.class_embedding": torch.zeros(2), "logit_scale": torch.zeros([])},
+     "its weights have Hugging Face's names, such as vision_model.embeddings.class_embedding, not open_clip's"),
+    (prefixed("clip."), r"it lacks \d+ of \d+ weights, such as positional_embedding, and has others, such as clip.posi"),
+    (lambda state: {"step": 7, "config": {}}, "it holds no weights by name, but step, config"),
+    (lambda state: [torch.zeros(2)], "it holds no weights by name, but list"),
+    (lambda state: {"model": state, "args": SimpleNamespace(lr=1e-5)},
+     "it is damaged or holds objects besides tensors, namely types.SimpleNamespace; save its state_dict alone"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_file_of_weights_is_said(change, reason, tiny, state, tmp_path):
+    torch.save(change(state), tmp_path / "w.pt")
+    with says(rf"^{tmp_path}/w.pt does not hold weights of tiny \({reason}.*\); name the architecture"):
+        load_clip(tiny, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name, reason", [
+    ("higher", r"its visual.positional_embedding has shape \[17, 64\], but that of tiny has \[5, 64\]"),
+    ("longer", r"its positional_embedding has shape \[32, 16\], but that of tiny has \[77, 16\]"),
+])  # fmt: skip
+def test_positions_are_never_stretched(name, reason, tiny, tmp_path):
+    torch.save(load_clip(name, "random").model.state_dict(), tmp_path / "w.pt")
+    with says(reason):
+        load_clip(tiny, tmp_path / "w.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*does not say whether its weights need GELU")
+def test_weights_and_their_scale_are_finite(tiny, state, tmp_path):
+    for change, message in (
+        ({"logit_scale": torch.tensor(100.0)}, "logit_scale = 100, which makes a scale of inf; it is the logarithm of a scale"),
+        ({"logit_scale": torch.tensor(float("nan"))}, "hold NaN or infinite values, 1 of them, such as logit_scale; get the"),
+        ({"visual.proj": state["visual.proj"].log()}, "hold NaN or infinite values, 1 of them, such as visual.proj"),
+    ):
+        torch.save(state | change, tmp_path / "w.pt")
+        with says(f"^Weights of tiny (have )?{message}"):
+            load_clip(tiny, tmp_path / "w.pt")
+    torch.save(state | {"logit_scale": torch.tensor(100.0).log()}, tmp_path / "w.pt")
+    assert load_clip(tiny, tmp_path / "w.pt").logit_scale == pytest.approx(100)
+
+
+def test_a_file_that_does_not_name_its_activation_is_doubted(tiny, state, monkeypatch, tmp_path, recwarn):
+    quick = {"url": "u", "quick_gelu": True}
+    tags = {"openai": quick, "laion2b_e16": {"url": "u"}, "meta_400m": quick}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", tags)
+    known = {load_clip(name, "random").fingerprint for name in (tiny, "tiny-quickgelu")}
+    for name, activation in (("laion2B-e16.pt", nn.GELU), ("openai.pt", QuickGELU), ("b32-meta-400m.pt", QuickGELU)):
+        torch.save(state, tmp_path / name)
+        clip = load_clip(tiny, tmp_path / name)
+        assert type(clip.model.visual.transformer.resblocks[0].mlp.gelu) is activation and clip.fingerprint in known
+    torch.save(state, tmp_path / "best.pt")
+    load_clip("tiny-quickgelu", tmp_path / "best.pt")
+    assert not [each for each in recwarn if "GELU" in str(each.message)]
+    with pytest.warns(UserWarning, match="best.pt does not say whether its weights need GELU, which is taken, or QuickGELU.*"
+                                         "for QuickGELU load 'tiny-quickgelu'"):
+        load_clip(tiny, tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("name, instead", [
+    ("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "load 'ViT-B-32' with pretrained='laion2b_s34b_b79k', which are the same"),
+    ("hf-hub:me/mine", "load the architecture that its open_clip_config.json describes"),
+    ("local-dir:/models/mine", "load the architecture that its open_clip_config.json describes"),
+])  # fmt: skip
+def test_places_of_models_are_no_names(name, instead):
+    with says(f"^Model '{name}' is a place, not an architecture; {instead}"):
+        load_clip(name)
+
+
+@pytest.mark.parametrize("content, reason", [(b"<html>Sign in", "it is a web page"), (b"", "it is an empty file"),
+                                             (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS")])
+def test_pocket_weights_that_are_none(content, reason, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with says(rf"w.safetensors does not hold weights of pocket-vit \({reason}"):
+        load_clip("pocket-vit", tmp_path / "w.safetensors")

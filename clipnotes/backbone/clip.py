@@ -18,8 +18,10 @@ from clipnotes.backbone.pictures import ImageReader, RandomViews
 from clipnotes.backbone.text import classifier
 from clipnotes.checks import TEXT, Several, Whole
 from clipnotes.device import choose_device
+from clipnotes.errors import ClipnotesError
 
 VIEWS = Whole(1, 1000)  # of an image
+LARGEST_SCALE = 1000  # CLIP's is held below 100, SigLIP's is 118
 
 
 class Clip:
@@ -36,7 +38,8 @@ class Clip:
         self.model = model.to(device).float().eval().requires_grad_(False)
         size = model.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
-        self.logit_scale = float(model.logit_scale.exp())
+        check_finite(model, name)
+        self.logit_scale = scale_of(model, name)
         self.dim = self.encode_texts(["a"]).shape[1]
 
     def __repr__(self):
@@ -128,6 +131,24 @@ def default_workers(images: Any, n: int, batch_size: int, device: str) -> int:
     return cores - 1 if on_gpu(device) else min(1, cores - 1)
 
 
+def check_finite(model: torch.nn.Module, name: str) -> None:
+    """ClipnotesError where weights hold NaN or infinite values; masks, which are no parameters, may hold the latter."""
+    broken = [each for each, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
+    broken += [each for each, tensor in model.named_buffers() if tensor.isnan().any()]
+    if broken:
+        raise ClipnotesError(f"Weights of {name} hold NaN or infinite values, {len(broken)} of them, such as {broken[0]}; get "
+                             "the file again.")
+
+
+def scale_of(model: torch.nn.Module, name: str) -> float:
+    """1/temperature, the exponential of the weight `logit_scale`; ClipnotesError where it is no scale."""
+    scale = float(model.logit_scale.exp())
+    if not 0 < scale <= LARGEST_SCALE:
+        raise ClipnotesError(f"Weights of {name} have logit_scale = {float(model.logit_scale):g}, which makes a scale of "
+                             f"{scale:.3g}; it is the logarithm of a scale up to {LARGEST_SCALE}, 4.6 for CLIP's 100.")
+    return scale
+
+
 def load_clip(name: str = "pocket-vit", pretrained: str | Path | None = None, device: str = "auto") -> Clip:
     """Load a CLIP by name.
 
@@ -139,12 +160,13 @@ def load_clip(name: str = "pocket-vit", pretrained: str | Path | None = None, de
     device: see `choose_device`.
 
     Raises ClipnotesError for an unknown model or tag, weights that are not there and cannot be downloaded, weights of
-    another architecture, an activation that does not fit the weights, and a tokenizer that cannot be had.
+    another architecture or shape or that are not finite, an activation that does not fit the weights, and a tokenizer that
+    cannot be had.
     """
     device = choose_device(device)
     if name in POCKET:
         from clipnotes.pocket.model import load
 
         return Clip(name, *load(name, pretrained), device=device)
-    name = name.replace("/", "-")
+    name = name if ":" in name else name.replace("/", "-")  # the former is no name, and said to be none
     return Clip(name, *load_open_clip(name, str(pretrained or "openai")), device=device)

@@ -18,6 +18,9 @@ STORAGES = {f"{kind}Storage": dtype for kind, dtype in (
     ("Float", torch.float32), ("Half", torch.float16), ("BFloat16", torch.bfloat16), ("Double", torch.float64),
     ("Long", torch.int64), ("Int", torch.int32), ("Short", torch.int16), ("Char", torch.int8), ("Byte", torch.uint8),
     ("Bool", torch.bool))}
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training code keeps the weights, outermost first
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, and of modules that hold the model
+ARCHIVE_NUMBERS = {"input_resolution", "context_length", "vocab_size"}  # beside the weights of OpenAI's archives
 LISTS = {"build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}
 
 
@@ -29,20 +32,54 @@ def is_script_archive(path: str | Path) -> bool:
         return any("/code/" in entry for entry in archive.namelist())
 
 
-def check_tensors_alone(path: str | Path) -> None:
-    """Raise ValueError, in words, for a checkpoint that holds anything but tensors, plain numbers, texts and their lists.
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """{name: tensor} of the weights in a file: OpenAI's archive, .safetensors, or a checkpoint of torch.save.
 
-    OSError where it cannot be read. Only the structure is read where the format allows it. Loaders that try again with
-    less care after an error of their own never see a file that did not pass.
+    A checkpoint may hold them under one of WRAPPERS; the PREFIXES that wrappers of modules put before all names are left out.
+    Raises ValueError, in words, for a file that holds anything but tensors, plain numbers, texts and their lists, or no
+    weights, and whatever torch and safetensors raise for damaged files. Nothing that a file holds is run.
     """
-    if str(path).endswith((".safetensors", ".npz")):  # formats of arrays alone
-        return
+    if is_script_archive(path):
+        state = read_script_archive(path)
+        return {name: tensor for name, tensor in state.items() if name not in ARCHIVE_NUMBERS}
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return bare_names(load_file(path))
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError:
         raise
     except Exception as error:  # whatever a damaged file makes of the reader
-        raise ValueError("it is damaged or holds objects besides tensors") from error
+        raise ValueError(f"it is damaged or holds objects besides tensors{strangers(path)}") from error
+    return bare_names(unwrapped(content))
+
+
+def strangers(path: str | Path) -> str:
+    """Which objects a checkpoint holds besides tensors, in words; "" where it cannot be told."""
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it is damaged, or of an old form
+        return ""
+    return f", namely {', '.join(sorted(found)[:3])}; save its state_dict alone" if found else ""
+
+
+def unwrapped(content: Any) -> dict[str, torch.Tensor]:
+    """The weights in what a checkpoint holds; ValueError where there are none."""
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content or not all(isinstance(each, torch.Tensor) for each in content.values()):
+        holds = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"it holds no weights by name, but {holds or 'nothing'}")
+    return content
+
+
+def bare_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights under their names without the PREFIXES of wrappers."""
+    while prefix := next((prefix for prefix in PREFIXES if state and all(name.startswith(prefix) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}  # of compiled parts
 
 
 def read_script_archive(path: str | Path) -> dict[str, torch.Tensor]:

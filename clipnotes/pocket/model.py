@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from clipnotes.errors import ClipnotesError
+from clipnotes.file_kinds import why_unreadable
 
 WEIGHTS = Path(__file__).parent / "weights"
 MERGES = WEIGHTS / "merges.txt.gz"
@@ -135,6 +136,6 @@ def load(name, pretrained=None):
             part.load_state_dict({k.removeprefix(prefix): v.float() if v.is_floating_point() else v
                                   for k, v in load_file(path).items()})
         except (RuntimeError, SafetensorError) as error:
-            raise ClipnotesError(f"{path} does not hold weights of {name} ({str(error).splitlines()[0]}); "
+            raise ClipnotesError(f"{path} does not hold weights of {name} ({why_unreadable(path, error)}); "
                                  "name the backbone that it belongs to.") from error
     return model, preprocess, tokenizer()
