@@ -56,8 +56,11 @@ def accuracy(table: pd.DataFrame, like: str, method: str, loss: str = "ce", rate
              **cell: object) -> pd.Series | None:
     """Accuracy in % by data set of an exhibit of paper B."""
     rated = {} if rate is None else {"noise_rate": rate}
-    found = pocket_means(table, like, method=method, loss=loss, **rated, **cell)
-    return None if found is None else 100 * found
+    return percent(pocket_means(table, like, method=method, loss=loss, **rated, **cell))
+
+
+def percent(shares: pd.Series | None) -> pd.Series | None:
+    return None if shares is None else 100 * shares
 
 
 def difference(a: pd.Series | None, b: pd.Series | None) -> pd.Series | None:
@@ -98,18 +101,15 @@ def real_gains(method: str) -> pd.Series:
 def areas(features: str, table: pd.DataFrame | None = None) -> pd.Series | None:
     """Overlap areas, % of a histogram, by data set: of the pocket runs, or without a table of real CLIP."""
     if table is not None:
-        found = pocket_means(table, "imo:overlap", features=features)
-        return None if found is None else 100 * found
+        return percent(pocket_means(table, "imo:overlap", features=features))
     rows = real_clip.read("overlap")
     return 100 * rows[rows["features"] == features].set_index("dataset")["area"].rename(index=REAL_NAMES)
 
 
 def cache_gain(table: pd.DataFrame, method: str) -> pd.Series | None:
     """Points that supervised adapters give a cache model, mean over shots and draws."""
-    corrected, original = (pocket_means(table, "imo:main", method=method, features=kind)
-                           for kind in ("supervised adapters", "original"))
-    found = difference(corrected, original)
-    return None if found is None else 100 * found
+    return percent(difference(*(pocket_means(table, "imo:main", method=method, features=kind)
+                                for kind in ("supervised adapters", "original"))))
 
 
 def gain_with_overlap(table: pd.DataFrame) -> pd.Series | None:
@@ -126,9 +126,8 @@ def real_gain_with_overlap() -> pd.Series:
 
 
 def shift_gain(table: pd.DataFrame) -> pd.Series | None:
-    corrected, original = (pocket_means(table, "imo:shift", features=kind) for kind in ("supervised adapters", "original"))
-    found = difference(corrected, original)
-    return None if found is None else 100 * found
+    return percent(difference(*(pocket_means(table, "imo:shift", features=kind)
+                                for kind in ("supervised adapters", "original"))))
 
 
 def ratio_above(table: pd.DataFrame) -> pd.Series | None:

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 
 from clipnotes.checks import check_all, class_labels, same, short
 from clipnotes.errors import ClipnotesError
+from clipnotes.methods.inputs import unit_features
 
 
 class Method(BaseEstimator):
@@ -62,3 +63,14 @@ class Classifier(Method):
         logits = self.logits(x, *beside, **named)
         y = class_labels(y, "y", *logits.shape)
         return (logits.argmax(1) == y.to(logits.device)).double().mean().item()
+
+
+class LinearClassifier(Classifier):
+    """logits = scale x W' of unit features x: the learnt value is weight_ [C, d], scale a setting."""
+
+    scale: float
+
+    def logits(self, x: Any) -> torch.Tensor:
+        """[N, C] from features [N, d], which need not be unit."""
+        weight = self.fitted("weight_")
+        return self.scale * unit_features(x, "x", weight.shape[1]).to(weight) @ weight.T

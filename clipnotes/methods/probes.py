@@ -10,14 +10,14 @@ import torch.nn.functional as F
 
 from clipnotes.checks import FLAG, Number, OneOf, Whole, class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.base import Classifier
+from clipnotes.methods.base import Classifier, LinearClassifier
 from clipnotes.methods.inputs import unit_features, unit_texts, unit_views
 from clipnotes.methods.losses import RULES, gce_exponent, gce_of
 from clipnotes.methods.sgd import PAPER, TRAINING, SGDConfig, batch_rows, batch_views, check_finite, learning_rate
 from clipnotes.seeding import generator
 
 
-class LinearProbe(Classifier):
+class LinearProbe(LinearClassifier):
     """A linear layer on unit features, logits = scale x W' (+ b), trained with paper B's sgd.
 
     init: "random" (torch's start of a linear layer; Classifier-R), "text" (W are the unit class texts and b = 0, so that
@@ -45,8 +45,7 @@ class LinearProbe(Classifier):
 
     def logits(self, x: Any) -> torch.Tensor:
         """[N, C] from features [N, d], which need not be unit."""
-        weight = self.fitted("weight_")
-        return self.scale * unit_features(x, "x", weight.shape[1]).to(weight.dtype) @ weight.T + self.bias_
+        return super().logits(x) + self.bias_
 
     def checked(self, x: torch.Tensor, y: Any, n_classes: int | None = None, text: Any = None) -> tuple[torch.Tensor, ...]:
         """(labels [N], initial weight [C, d], initial bias [C]) for views x [V, N, d], all checked."""

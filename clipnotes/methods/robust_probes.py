@@ -13,7 +13,7 @@ import torch
 
 from clipnotes.checks import Number, OneOf, class_labels
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.base import Classifier
+from clipnotes.methods.base import LinearClassifier
 from clipnotes.methods.inputs import unit_features, unit_texts
 from clipnotes.methods.losses import gce_of
 from clipnotes.methods.losses_robust import forward_ce, of_labels, smoothed_ce, symmetric_ce, uniform_transition
@@ -26,7 +26,7 @@ ANSWERS = ("ce", "gce", "mae", "sce", "smoothing", "forward", "small-loss", "agr
 NEED_TEXT = ("agreement", "transport")
 
 
-class RobustProbe(Classifier):
+class RobustProbe(LinearClassifier):
     """A linear probe with one answer to wrong labels, W [C, d] trained as in `LinearProbe`.
 
     answer: "ce" (the plain probe), "gce", "mae"; "sce" symmetric CE; "smoothing" of labels by 0.1; "forward" correction with
@@ -49,11 +49,6 @@ class RobustProbe(Classifier):
             text_x: torch.Tensor | None = None) -> RobustProbe:
         """Train on features [N, d] with given labels [N]; see `fit_robust`."""
         return fit_robust([self], x, [y], n_classes, text, text_x)[0]
-
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, C] from features [N, d], which need not be unit."""
-        weight = self.fitted("weight_")
-        return self.scale * unit_features(x, "x", weight.shape[1]).to(weight) @ weight.T
 
     def row_loss(self, x: torch.Tensor, y: torch.Tensor, C: int, zero_shot: torch.Tensor | None) -> Callable:
         """A function (log_p [b, C], rows [b]) -> losses [b], for these data; rows that are not believed cost nothing."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from clipnotes.checks import Number, OneOf, Whole, class_labels
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods.base import Classifier
+from clipnotes.methods.base import Classifier, LinearClassifier
 from clipnotes.methods.inputs import unit_features, unit_texts
 from clipnotes.methods.probes import LinearProbe
 from clipnotes.methods.sgd import PAPER, TRAINING, SGDConfig
@@ -71,7 +71,7 @@ class LPPlusPlus(Classifier):
         return x @ (self.weight_ + self.alpha_[:, None] * self.text_).T + self.bias_
 
 
-class EarlyStoppedProbe(Classifier):
+class EarlyStoppedProbe(LinearClassifier):
     """A probe that starts as zero-shot CLIP and keeps its best epoch on validation images, the untrained start included.
 
     The last of equally good epochs counts. Settings as those of `LinearProbe`, whose init is "text" here.
@@ -97,8 +97,3 @@ class EarlyStoppedProbe(Classifier):
         probe = LinearProbe("text", scale=self.scale, sgd=self.sgd, seed=self.seed)
         probe.fit(x, y, text=text, callback=after, progress=False)
         return self
-
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, C] from features [N, d], which need not be unit."""
-        weight = self.fitted("weight_")
-        return self.scale * unit_features(x, "x", weight.shape[1]).to(weight) @ weight.T
