@@ -42,15 +42,20 @@ def shared():
 def caltech(shared, tmp_path):
     """(manifest file, data root) of 180 real photographs of ten classes of Caltech-101."""
     root = shared / "data" / "images"
-    file = "caltech-101/split_zhou_Caltech101.json"
+    return caltech_manifest(tmp_path, root), root
+
+
+def caltech_manifest(folder, root, file="caltech-101/split_zhou_Caltech101.json"):
+    """Write caltech-sample.yaml, the manifest of the images in `root` that a split file there lists, and return its path."""
     splits = json.loads((root / file).read_text())
     classes = dict(sorted((label, name.replace("_", " ")) for rows in splits.values() for _, label, name in rows))
-    path = tmp_path / "caltech-sample.yaml"
+    path = folder / "caltech-sample.yaml"
     path.write_text(yaml.safe_dump({
         "name": "caltech-sample", "title": "Photographs of Caltech-101", "task": "ten classes", "licence": "CC BY 4.0",
-        "classes": list(classes.values()), "templates": ["a photo of a {}."], "counts": {"train": 80, "val": 40, "test": 60},
+        "counts": {name: len(rows) for name, rows in splits.items()},
+        "classes": list(classes.values()), "templates": ["a photo of a {}."],
         "source": {"kind": "split-file", "images": "caltech-101/101_ObjectCategories", "file": file}}))
-    return path, root
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

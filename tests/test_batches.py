@@ -37,6 +37,10 @@ def die():
     os._exit(9)
 
 
+def unpicklable():
+    raise AttributeError("Can't pickle local object")
+
+
 def unreadable():
     raise ClipnotesError("image 4.png cannot be read")
 
@@ -96,7 +100,8 @@ def test_shared_memory_as_small_as_a_container_s(options, reason):
     assert found == ROWS and reason in said and "--shm-size" in said
 
 
-@pytest.mark.parametrize("fault, reason", [(refuse, "No space left on device"), (die, "exited unexpectedly")])
+@pytest.mark.parametrize("fault, reason", [(refuse, "No space left on device"), (die, "exited unexpectedly|reset by peer"),
+                                           (unpicklable, "Can't pickle")])
 def test_what_workers_cannot_do_is_done_without_them(fault, reason):
     with pytest.warns(UserWarning, match=f"without worker processes.*{reason}"):
         assert read(Numbers(fault=fault), 1) == ROWS

@@ -16,7 +16,8 @@ def batches_of(data: torch.utils.data.Dataset, rows: Sequence[Sequence], workers
 
     Processes hand tensors over in shared memory and by a socket in the folder of temporary files. Where there is too little of
     the one (a container has 64 MB) or no place for the other (its path may have about 100 characters), the rest is read by this
-    process, which a warning says. So it is where a worker dies; an error of the data themselves is raised as it is.
+    process, which a warning says. So it is where a worker dies or cannot be started; an error of the data themselves is raised
+    as it is.
     """
     done, trouble = 0, hindrance() if workers else ""
     if workers and not trouble:
@@ -25,7 +26,7 @@ def batches_of(data: torch.utils.data.Dataset, rows: Sequence[Sequence], workers
                 yield batch
                 done += 1
             return
-        except (RuntimeError, OSError, ValueError) as error:
+        except Exception as error:  # whatever it is: the data's own errors come again below
             trouble = str(error).strip().rsplit("\n", 1)[-1]
     for batch in loader(data, rows[done:], 0, pin_memory):
         if trouble:
