@@ -100,6 +100,7 @@ def test_shared_memory_as_small_as_a_container_s(options, reason):
     assert found == ROWS and reason in said and "--shm-size" in said
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch says of a dead worker twice
 @pytest.mark.parametrize("fault, reason", [(refuse, "No space left on device"), (die, "exited unexpectedly|reset by peer"),
                                            (unpicklable, "Can't pickle")])
 def test_what_workers_cannot_do_is_done_without_them(fault, reason):
