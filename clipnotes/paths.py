@@ -17,6 +17,12 @@ def notebooks_dir() -> Path:
     return Path(os.environ.get("CLIPNOTES_NOTEBOOKS") or _asset("notebooks"))
 
 
+def data_root(given: str = "data") -> str:
+    """The folder of the data sets: as given, or where that is the usual one, the one that the variable CLIPNOTES_DATA names."""
+    named = os.environ.get("CLIPNOTES_DATA")
+    return os.path.abspath(os.path.expanduser(named)) if named and given == "data" else given
+
+
 def manifests_dir() -> Path:
     """Return the folder with one YAML file a data set and papers/*.csv."""
     return _asset("data_manifests")

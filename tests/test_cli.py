@@ -66,6 +66,15 @@ def test_a_parameter_file_is_as_strict(toy_notebook, capsys, content, message):
     assert [path.name for path in Path.cwd().iterdir()] == ["given.yaml"]
 
 
+def test_a_tilde_after_an_equals_sign_is_the_home_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = "--out=~/few/digits.npz"
+    code, text, _ = cli(capsys, "features", "--dataset", "digits", "--shots", "1", "--data-root=~/sets", out)
+    assert code == 0 and text.startswith(f"{tmp_path}/few/digits.npz: ") and (tmp_path / "few" / "digits.npz").is_file()
+    code, _, err = cli(capsys, "data", "check", "dtd", "--data-root=~/sets")
+    assert code == 1 and f"{tmp_path}/sets/" in err
+
+
 def test_run_passes_parameters_and_reports_a_failure(toy_notebook, capsys):
     Path("bank.npz").touch()
     Path("01_toy.break").touch()

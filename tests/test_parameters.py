@@ -31,6 +31,24 @@ def parameters(tmp_path, monkeypatch):
     return read_parameters(write_notebook(tmp_path / "01_x.ipynb", parameters=LINES))
 
 
+def test_a_tilde_is_the_home_folder(parameters, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "bank.npz").touch()
+    assert parse(parameters, {"features": "~/bank.npz", "sweeps": "[~/bank.npz]"}) == {
+        "features": str(tmp_path / "bank.npz"), "sweeps": [str(tmp_path / "bank.npz")]}
+    with pytest.raises(ClipnotesError, match="Parameter features is '~/gone.npz'; allowed: the path of an existing file"):
+        parse(parameters, {"features": "~/gone.npz"})
+
+
+@pytest.mark.parametrize("text, value", [("010", 10), ("1:30", None), ("0x1F", 31), ("1_000", 1000)])
+def test_a_number_is_what_is_written(text, value, parameters):
+    if value is not None:
+        assert parse(parameters, {"seed": text}) == {"seed": value}
+        return
+    with pytest.raises(ClipnotesError, match=f"^Parameter seed is '{text}' .str., but must be int"):
+        parse(parameters, {"seed": text})
+
+
 def test_lines_are_read_with_type_default_help_and_domain(parameters):
     assert [p.name for p in parameters] == [line.split(":")[0] for line in LINES.splitlines() if ":" in line]
     shots = parameters[2]

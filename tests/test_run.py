@@ -18,7 +18,7 @@ from clipnotes import lab
 from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import papers
 from clipnotes.running import execute
-from clipnotes.running.execute import run_notebook
+from clipnotes.running.execute import overrides, run_notebook, same_run
 from clipnotes.series import run_folder
 from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import damage, read_facts
@@ -64,6 +64,23 @@ def test_start_is_strict(toy_notebook):
     # values of the parameters cell alone may be wrong in another way: papermill -p flip true is a text
     with pytest.raises(ClipnotesError, match="flip is 'true'"):
         lab.start("01_toy", VALUES | {"flip": "true"})
+
+
+def test_the_data_root_is_that_of_the_machine_unless_one_is_given(toy_notebook, tmp_path, monkeypatch):
+    """However a run is started, and as `clipnotes data` has it."""
+    write_notebook(toy_notebook, PARAMETERS + '\ndata_root: str = "data"  # folder of the data sets')
+    namespace = VALUES | {"data_root": "data"}
+    assert lab.start("01_toy", dict(namespace)).parameters["data_root"] == "data"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CLIPNOTES_DATA", "~/sets")
+    notebook, here = find("01"), str(tmp_path / "sets")
+    run = lab.start("01_toy", namespace)
+    assert namespace["data_root"] == run.parameters["data_root"] == here
+    assert same_run(notebook, overrides(notebook, {}), facts(run))
+    given = overrides(notebook, {"data_root": "data"})
+    assert given == {"data_root": str(Path("data").absolute())}
+    assert lab.start("01_toy", VALUES | given).parameters["data_root"] == given["data_root"]
+    assert overrides(notebook, {"data_root": "~/other"}) == {"data_root": str(tmp_path / "other")}
 
 
 def test_a_notebook_beside_the_reader_works_too(toy_notebook, tmp_path):

@@ -1,5 +1,6 @@
 """The commands that get, check and encode data sets; see cli.py."""
 
+import os
 import sys
 
 import click
@@ -14,7 +15,8 @@ def data():
 
 
 _DATA_ROOT = click.option(
-    "--data-root", envvar="CLIPNOTES_DATA", default="data", show_default=True, help="Folder of the data sets."
+    "--data-root", envvar="CLIPNOTES_DATA", default="data", show_default=True, help="Folder of the data sets.",
+    callback=lambda context, option, folder: os.path.expanduser(folder),
 )
 
 

@@ -14,6 +14,7 @@ class Place(click.Path):
     def convert(self, value, param, ctx):
         if value == "":
             raise ClipnotesError(f"{'/'.join(param.opts)} is empty: give the path of a {self.kind}, or leave the option out.")
+        value = os.path.expanduser(value)  # shells do so after a blank, but not after the = of --out=~/runs
         check_place(value)
         return super().convert(value, param, ctx)
 

@@ -30,6 +30,7 @@ from clipnotes.lab.explore import Control, explore
 from clipnotes.lab.figures import save_figure, use_style
 from clipnotes.lab.opening import describe
 from clipnotes.lab.provenance import git_commit, seed_everything, versions
+from clipnotes.paths import data_root
 from clipnotes.series import run_folder
 from clipnotes.series.notebooks import Notebook, find
 from clipnotes.series.parameters import check
@@ -50,11 +51,13 @@ def start(name: str, namespace: dict) -> "Run":
     if missing:
         raise ClipnotesError(f"Parameter {missing[0]} has no value: run the parameters cell first.")
     values = check(notebook.parameters, in_names(full_name, {p.name: namespace[p.name] for p in notebook.parameters}))
+    if "data_root" in values:
+        values["data_root"] = data_root(values["data_root"])
     seeds = values.get("seeds") or [0]
     seed_everything(values.get("seed", seeds[0]))
     use_style()
     run = Run(notebook, values)
-    namespace.update({name: value for name, value in run.shown.items() if value != values[name]})
+    namespace.update({name: value for name, value in run.shown.items() if value != namespace[name]})
     describe(notebook, run.shown, run.out, run.versions)
     return run
 

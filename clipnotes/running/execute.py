@@ -26,6 +26,7 @@ def overrides(notebook: Notebook, values: dict, together: bool = True) -> dict:
     if "out" in values:
         raise ClipnotesError(f"Parameter out is {values['out']!r}, but is set by the option --out: use that.")
     files = {parameter.name for parameter in notebook.parameters if parameter.domain in ("file", "folder", "path")}
+    files.add("data_root")
     checked = check(notebook.parameters, values, together)
     return {name: absolute(value) if name in files else value for name, value in in_names(absolute_name, checked).items()}
 

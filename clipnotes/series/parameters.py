@@ -7,12 +7,14 @@ understands name, type, value and help; the domain in brackets at the end of the
 import ast
 import difflib
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipnotes.errors import ClipnotesError, shown
 from clipnotes.folder_names import absolute_name
+from clipnotes.paths import data_root
 from clipnotes.series.domains import LARGEST, context_of, repeated, violated
 from clipnotes.text_files import read_json
 from clipnotes.yaml_files import load_yaml, read_yaml
@@ -119,11 +121,12 @@ def _parameter(path, name, type, default, help):
         raise ClipnotesError(f"Parameter {name} of {path.name} is {default}, but must be a literal.") from None
     text, domain = re.fullmatch(r"(.*?)\s*(?:\[([^\[\]]*)\])?", help).groups()
     domain, empty = re.fullmatch(r"\s*(.*?)\s*(\bor empty)?\s*", domain or "").groups()
+    value = data_root(value) if name == "data_root" else value
     return Parameter(name, type, value, text, domain, bool(empty))
 
 
 def check(parameters: list[Parameter], values: dict, together: bool = True) -> dict:
-    """Return `values` with ints made floats where a float is declared; the rest must fit as it is.
+    """Return `values` with ints made floats where a float is declared and ~ made the home folder; the rest must fit as it is.
 
     together: check also what hangs together with the value of another parameter, its default where `values` has none.
     ClipnotesError: a name that is not declared, a value of another type, a value outside the domain.
@@ -199,6 +202,8 @@ def _element(parameter, value, whole=None):
         raise _outside(parameter, value, quoted, f"whole numbers up to {LARGEST}")
     if wanted is str and _UNWRITABLE.search(value):
         raise _outside(parameter, value, quoted, "one line of text in UTF-8")
+    if wanted is str and value.startswith("~"):
+        value = os.path.expanduser(value)  # a shell does so only at the start of a word, not after the = of -p
     if not parameter.context:
         _within(parameter, value, quoted)
     return value
