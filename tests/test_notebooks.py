@@ -194,14 +194,10 @@ def test_committed_notebooks_are_executed_and_clean(path):
     assert pictures and all(output.metadata["image/png"]["alt"] for output in pictures)
 
 
-TO_BE_CUT = {  # notebooks with cells and lines that are still too long
-    "05_does_overlap_explain_accuracy",
-    "06_prompt_tuning",
-}
 UNBREAKABLE = re.compile(r"\s*(\||.*\]\()")  # Markdown wants a row of a table, or a link, on one line
 
 
-@pytest.mark.parametrize("notebook", [n for n in series() if n.name not in TO_BE_CUT], ids=lambda notebook: notebook.name)
+@pytest.mark.parametrize("notebook", series(), ids=lambda notebook: notebook.name)
 def test_a_cell_is_seen_whole(notebook):
     for cell in notebook.content["cells"]:
         lines = cell["source"].splitlines()
