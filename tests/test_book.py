@@ -14,6 +14,7 @@ from docutils import nodes  # noqa: E402
 
 from clipnotes.book.build import build_book  # noqa: E402
 from clipnotes.book.extension import linked  # noqa: E402
+from clipnotes.book.repository import buttons  # noqa: E402
 from clipnotes.book.sources import by_exhibit, page_source  # noqa: E402
 from clipnotes.errors import ClipnotesError  # noqa: E402
 from clipnotes.lab.explore import explorer_content  # noqa: E402
@@ -64,7 +65,7 @@ def toy_study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def book(toy_study):
-    return build_book(toy_study).parent
+    return build_book(toy_study, repository="https://github.com/someone/clipnotes.git").parent
 
 
 def text(book, page):
@@ -86,6 +87,21 @@ def test_a_page_has_formulas_links_and_no_empty_heads(book):
     assert re.findall(r'href="([^"]*)"', prose) == ["02_more.html", "#"], "a page may mention itself"
     assert "<h2>What notebook 02 adds" in article and '<span class="pre">02</span>' in article, "no links in headings and code"
     assert not re.search(r"<th[^>]*>\s*(<p>\s*</p>)?\s*</th>", article)
+
+
+def test_a_notebook_s_page_has_buttons_for_the_repository_that_is_named(book, monkeypatch):
+    page = text(book, "01_toy.html")
+    assert "https://mybinder.org/v2/gh/someone/clipnotes/" in page
+    (colab,) = set(re.findall(r'href="(https://colab[^"]*)"', page))
+    assert re.fullmatch(r"https://colab.research.google.com/github/someone/clipnotes/blob/[^/]+/notebooks/01_toy.ipynb", colab)
+    assert "mybinder" not in text(book, "index.html")
+    origin = "git@github.com:else/fork.git"
+    monkeypatch.setattr("clipnotes.book.repository.git", lambda *words: origin if words[0] == "remote" else "side")
+    assert buttons()["repository_url"] == "https://github.com/else/fork" and buttons()["repository_branch"] == "side"
+    origin = "/srv/mirrors/clipnotes"
+    assert buttons() == {}
+    with pytest.raises(ClipnotesError, match="^Option --repository is 'ftp://x', but must be an address on GitHub"):
+        buttons("ftp://x")
 
 
 def test_figures_have_anchor_caption_alternative_text_and_files(book):

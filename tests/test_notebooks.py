@@ -21,6 +21,7 @@ from conftest import caltech_manifest
 from clipnotes.analysis import overlap
 from clipnotes.analysis.corrected import StoredSets
 from clipnotes.data import FeatureBank
+from clipnotes.exhibits.claims import CLAIMS
 from clipnotes.methods import TipAdapter, ZeroShot
 from clipnotes.paths import checkout_dir
 from clipnotes.running.execute import run_notebook
@@ -256,6 +257,26 @@ def test_the_readme_lists_every_notebook():
     for notebook in series():
         assert f"notebooks/{notebook.path.name}" in text and notebook.question in text
     assert checkout_dir() == ROOT
+
+
+def test_minutes_are_those_of_the_notebooks_metadata():
+    """One source, `clipnotes.minutes` in a notebook's metadata: its box and the README repeat it, notebook 00 reads it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for notebook in series():
+        minutes = str(notebook.facts["minutes"])
+        box = re.search(r"\| \*\*Minutes on a laptop\*\* \| ([\d.]+)", notebook.content["cells"][0]["source"])
+        row = next(line for line in text.splitlines() if line.startswith(f"| [{notebook.number}]"))
+        assert (box and box[1], row.split(" | ")[3]) == (minutes, minutes), notebook.name
+
+
+def test_the_readme_s_answer_is_what_the_shipped_numbers_say():
+    """How many claims real CLIP bears out: of the tables under data_manifests/papers, no pocket run needed."""
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = {"B": re.search(r"(\d) of the (\d) claims of paper B", text), "A": re.search(r"(\d) of (\d) of paper A", text)}
+    for paper, found in said.items():
+        measured = [claim.real() for claim in CLAIMS if claim.sided and claim.id[0] == paper]
+        means = [values.mean() for values in measured if values is not None]
+        assert found.groups() == (str(sum(mean > 0 for mean in means)), str(len(means))), paper
 
 
 @pytest.mark.parametrize("notebook", series(), ids=lambda notebook: notebook.name)

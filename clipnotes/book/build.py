@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from clipnotes.book.repository import buttons
 from clipnotes.book.sources import write_sources
 from clipnotes.errors import ClipnotesError
 
@@ -14,12 +15,13 @@ HERE = Path(__file__).parent
 MISSING = "The book needs Sphinx, MyST-NB and a theme, which are not installed here: pip install 'clipnotes[book]'."
 
 
-def build_book(study: str | Path, out: str | Path | None = None) -> Path:
+def build_book(study: str | Path, out: str | Path | None = None, repository: str = "") -> Path:
     """Write the book of the notebooks run in the folder `study` into `out` (STUDY/book); return its first page.
 
-    What stood there is replaced when the new book is whole. ClipnotesError: Sphinx is missing, no notebook was run in
-    `study`, or `out` holds something else than a book.
+    What stood there is replaced when the new book is whole. repository: see `clipnotes.book.repository.buttons`.
+    ClipnotesError: Sphinx is missing, no notebook was run in `study`, or `out` holds something else than a book.
     """
+    options = buttons(repository)
     out = Path(out or Path(study) / "book")
     if out.exists() and any(out.iterdir()) and not (out / ".buildinfo").is_file():
         raise ClipnotesError(f"The folder {out} holds something else than a book, which would be lost: choose another one.")
@@ -32,28 +34,29 @@ def build_book(study: str | Path, out: str | Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder:
         source, pages = Path(folder) / "source", Path(folder) / "pages"
         write_sources(Path(study), source)
-        run_sphinx(source, pages)
+        run_sphinx(source, pages, options)
         if out.exists():
             shutil.rmtree(out)
         os.replace(pages, out)
     return out / "index.html"
 
 
-def run_sphinx(source: Path, pages: Path) -> str:
-    """Sphinx without a conf.py: all settings are `settings`."""
+def run_sphinx(source: Path, pages: Path, options: dict[str, Any]) -> str:
+    """Sphinx without a conf.py: all settings are `settings`; `options` are further ones of the theme."""
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
     warnings = io.StringIO()
     with patch_docutils(), docutils_namespace():
-        app = Sphinx(source, None, pages, pages.with_name("doctrees"), "html", settings(source), status=None, warning=warnings)
+        app = Sphinx(source, None, pages, pages.with_name("doctrees"), "html", settings(source, options), status=None,
+                     warning=warnings)
         app.build(force_all=True)
     if app.statuscode:
         raise ClipnotesError(f"Sphinx could not build the book: {warnings.getvalue().strip().rstrip('.')}.")
     return warnings.getvalue()
 
 
-def settings(source: Path) -> dict[str, Any]:
+def settings(source: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Sphinx's configuration."""
     return {
         "project": "clipnotes",
@@ -83,5 +86,5 @@ def settings(source: Path) -> dict[str, Any]:
             "navigation_with_keys": False,
             "pygments_light_style": "a11y-high-contrast-light",
             "pygments_dark_style": "a11y-high-contrast-dark",
-        },
+        } | options,
     }

@@ -26,12 +26,16 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str:
     """Return the commit of the checkout, with "-dirty" when files differ from it; "" outside one."""
+    return git("describe", "--always", "--dirty", "--exclude=*", "--abbrev=40")
+
+
+def git(*words: str) -> str:
+    """What the command git says of the checkout; "" outside one, and where git knows no answer."""
     root = checkout_dir()
     if root is None:
         return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet
         return ""
     return done.stdout.strip()

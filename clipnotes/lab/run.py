@@ -251,7 +251,7 @@ class Run:
 
     def _cell_begins(self, info):
         """A cell that is run again replaces what it recorded and drew before, as in the reader's mind."""
-        self._cell = info.cell_id
+        self._cell = getattr(info, "cell_id", None)  # IPython 7, which Colab keeps, names no cells
         if self._cell is not None:
             self._rows = [(row, cell) for row, cell in self._rows if cell != self._cell]
             self._figures = {id: f for id, f in self._figures.items() if f["cell"] != self._cell}
