@@ -14,12 +14,11 @@ A rule can also stand for later, in a table such as `{"epochs": Whole(1), "lr": 
 from __future__ import annotations
 
 import math
-import reprlib
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -93,13 +92,13 @@ def class_names(names: Any, name: str = "classnames") -> list[str]:
     name (some of ImageNet's do); whoever needs them distinct says so.
     """
     if isinstance(names, str | bytes) or not hasattr(names, "__iter__"):
-        raise ClipnotesError(f"{name} = {short(names)} is no list of names; give one name a class, such as ['cat', 'dog'].")
+        raise ClipnotesError(f"{name} = {shown(names)} is no list of names; give one name a class, such as ['cat', 'dog'].")
     names = [str(each) if isinstance(each, str) else each for each in names]  # numpy's strings become Python's
     if not names:
         raise ClipnotesError(f"{name} is empty; give one name a class.")
     for place, each in enumerate(names):
         if not isinstance(each, str) or not each.strip():
-            raise ClipnotesError(f"{name}[{place}] = {short(each)} is no class name; give text that is not blank.")
+            raise ClipnotesError(f"{name}[{place}] = {shown(each)} is no class name; give text that is not blank.")
     return names
 
 
@@ -119,9 +118,9 @@ def as_tensor(values: Any, name: str, instead: str = "give a tensor, an array or
     except (TypeError, ValueError):  # rows of different lengths
         array = np.empty(0, object)
     if array.dtype.kind not in "biufc":
-        raise ClipnotesError(f"{name} = {short(values)} is no array of numbers; {instead}.")
+        raise ClipnotesError(f"{name} = {shown(values)} is no array of numbers; {instead}.")
     if np.ma.is_masked(values):
-        raise ClipnotesError(f"{name} = {short(values)} has masked values; leave out their rows.")
+        raise ClipnotesError(f"{name} = {shown(values)} has masked values; leave out their rows.")
     exact = {"u": np.int64, "f": np.float64}  # in place of types that torch does not compute with
     odd = array.dtype.kind == "u" and array.dtype.itemsize > 1 or array.dtype.itemsize > 8 and array.dtype.kind == "f"
     dtype = exact[array.dtype.kind] if odd else array.dtype.newbyteorder("=")
@@ -154,11 +153,11 @@ class Number:
         if value is None and self.optional:
             return None
         if not isinstance(value, self.number) or isinstance(value, bool):
-            raise ClipnotesError(f"{name} = {short(value)} is no {self.kind}; it must be {self.allowed}.")
+            raise ClipnotesError(f"{name} = {shown(value)} is no {self.kind}; it must be {self.allowed}.")
         inside = (self.low < value if self.above else self.low <= value) and \
                  (value < self.high if self.below else value <= self.high)
         if not inside or not math.isfinite(value):
-            raise ClipnotesError(f"{name} = {short(value)} is out of range; it must be {self.allowed}.")
+            raise ClipnotesError(f"{name} = {shown(value)} is out of range; it must be {self.allowed}.")
         return self.python(value)
 
     @property
@@ -193,7 +192,7 @@ class OneOf:
         if not any(same(value, choice) for choice in self.choices):
             names = [repr(choice) for choice in self.choices]
             allowed = " or ".join([", ".join(names[:-1]), names[-1]] if names[:-1] else names)
-            raise ClipnotesError(f"{name} = {short(value)} is unknown; choose {allowed}.")
+            raise ClipnotesError(f"{name} = {shown(value)} is unknown; choose {allowed}.")
         return value
 
 
@@ -210,7 +209,7 @@ class Instance:
 
     def __call__(self, value: Any, name: str) -> Any:
         if not isinstance(value, self.types):
-            raise ClipnotesError(f"{name} = {short(value)} is no {self.what}; give one.")
+            raise ClipnotesError(f"{name} = {shown(value)} is no {self.what}; give one.")
         return value
 
 
@@ -227,7 +226,7 @@ class Several:
     def __call__(self, values: Any, name: str) -> tuple:
         values = values.tolist() if hasattr(values, "tolist") else values  # arrays and tensors
         if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != (self.n or max(1, len(values))):
-            raise ClipnotesError(f"{name} = {short(values)} does not fit; give a list of {self.n or 'one or more'} values.")
+            raise ClipnotesError(f"{name} = {shown(values)} does not fit; give a list of {self.n or 'one or more'} values.")
         return tuple(self.rule(value, f"{name}[{i}]") for i, value in enumerate(values))
 
 
@@ -235,18 +234,3 @@ def check_all(rules: dict[str, Any], values: Any) -> None:
     """Call every rule of {name: rule} on the attribute of that name of `values`."""
     for name, rule in rules.items():
         rule(getattr(values, name), name)
-
-
-def short(value: Any) -> str:
-    """A value as code, on one line and cut where it is long, an array by its shape, for the end of a sentence."""
-    if getattr(value, "ndim", None) == 0:  # numpy writes its numbers as np.float64(0.5)
-        value = value.item()
-    if hasattr(value, "shape"):
-        kind = str(getattr(value, "dtype", "")).removeprefix("torch.")
-        return f"{type(value).__name__} {list(value.shape)}{kind and f' of {kind}'}"
-    text = " ".join(SHOWN.repr(value).split())
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-SHOWN = reprlib.Repr()
-SHOWN.maxother, SHOWN.maxstring = 120, 60

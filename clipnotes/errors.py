@@ -13,8 +13,15 @@ class ClipnotesError(ValueError):
 
 
 def shown(value: object, most: int = 200) -> str:
-    """`value` as a sentence quotes it: its repr on one line, the middle left out where it is longer than `most`."""
+    """`value` as a sentence quotes it: as code on one line, the middle left out where it is longer than `most`; an array by its
+    shape."""
+    if getattr(value, "ndim", None) == 0:  # numpy writes its numbers as np.float64(0.5)
+        value = value.item()
+    if hasattr(value, "shape"):
+        kind = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        return f"{type(value).__name__} {list(value.shape)}{kind and f' of {kind}'}"
     text = repr(value)
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= most else f"{text[:most // 2]} ... {text[-most // 4:]}"
 
 

@@ -20,8 +20,8 @@ from clipnotes.checks import (
     class_labels,
     class_names,
     feature_matrix,
-    short,
 )
+from clipnotes.errors import shown
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 
@@ -182,6 +182,6 @@ def test_a_table_of_rules_checks_the_attributes_of_an_object():
 
 
 def test_values_are_shown_short_and_on_one_line():
-    assert len(short(list(range(1000)))) <= 120 and short("a" * 500).endswith("'")
-    assert short(torch.ones(30, 2)) == "Tensor [30, 2] of float32" and short(pd.DataFrame([[1, 2]])) == "DataFrame [1, 2]"
-    assert short(np.float64(0.5)) == short(torch.tensor(0.5)) == "0.5"
+    assert len(shown(list(range(1000)))) <= 200 and shown("a" * 500).endswith("'")
+    assert shown(torch.ones(30, 2)) == "Tensor [30, 2] of float32" and shown(pd.DataFrame([[1, 2]])) == "DataFrame [1, 2]"
+    assert shown(np.float64(0.5)) == shown(torch.tensor(0.5)) == "0.5"

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 import torch
 from sklearn.base import BaseEstimator
 
-from clipnotes.checks import check_all, class_labels, same, short
-from clipnotes.errors import ClipnotesError
+from clipnotes.checks import check_all, class_labels, same
+from clipnotes.errors import ClipnotesError, shown
 from clipnotes.methods.inputs import unit_features
 
 
@@ -39,7 +39,7 @@ class Method(BaseEstimator):
         """The settings that differ from the defaults, arrays by their shape."""
         known = inspect.signature(type(self)).parameters
         changed = {name: getattr(self, name) for name in known if not same(getattr(self, name), known[name].default)}
-        return f"{type(self).__name__}({', '.join(f'{name}={short(value)}' for name, value in changed.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={shown(value)}' for name, value in changed.items())})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         return {"text/plain": repr(self)}  # scikit-learn's table would spell out every array
