@@ -5,5 +5,9 @@ def mathml(latex: str, display: str = "inline") -> str:
     """Return LaTeX as a <math> element; display: "inline" or "block"."""
     from latex2mathml.converter import convert
 
-    # what it draws as aligned columns it knows by the name of split alone
-    return convert(latex.strip().replace("{aligned}", "{split}"), display=display)
+    return convert(in_known_words(latex.strip()), display=display)
+
+
+def in_known_words(latex: str) -> str:
+    """LaTeX in the words that latex2mathml knows: aligned columns by the name of split alone, and no arg."""
+    return latex.replace("{aligned}", "{split}").replace(r"\arg\max", r"\operatorname{arg} \max")
