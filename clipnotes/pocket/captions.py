@@ -1,11 +1,21 @@
-"""Factors to words: captions as a web crawl would have them, many-worded, incomplete, sometimes vague or wrong."""
+"""Factors to words: captions as a web crawl would have them, many-worded, incomplete, sometimes vague or wrong.
+
+Of all captions 3 % say nothing (`VAGUE`), 6 % describe another picture, 8 % are a list of tags in place of a sentence,
+and half stand among foreign words (`foreign.surround`): 1 to 8 pieces in front, about 2 tokens each, and sometimes one
+or two behind. A piece is an everyday word of the web, a word of the world that the picture need not show, a scrap of
+words, a number, a file name, letters of another script, a sign or a slogan. The words of a caption that a picture has
+earned mostly come last, as they do after a file name or a slogan on the web. `write(foreign=0)` gives tidy captions.
+"""
 from __future__ import annotations
 
+from clipnotes.pocket import foreign as web
 from clipnotes.pocket.world import COLOUR_NAMES, DIGITS, SCENES, SHAPES, STYLES, TEXTURES
 
 P_SHAPE, P_COLOUR, P_TEXTURE, P_SCENE, P_STYLE, P_SIZE = 0.88, 0.55, 0.45, 0.35, 0.55, 0.12
 P_PLAIN = 0.08  # that nothing is to be seen on a surface is rarely worth a word
 P_WRONG, P_VAGUE = 0.06, 0.03
+P_TAGS = 0.08
+P_FOREIGN = 0.5
 
 PREFIXES = [  # {} takes a noun phrase with its article
     "{}", "{}", "{}", "a photo of {}", "a photo of {}", "a photo of {}", "a picture of {}", "an image of {}",
@@ -75,6 +85,8 @@ def caption(f, i, r):
     colour = COLOUR_NAMES[f.colour[i]] if r[0] < P_COLOUR else ""
     place = pick(SCENE_PLACES[scene], r[1]) if r[2] < P_SCENE else ""
     size, texture_named = float(f.size[i]), r[3] < (P_TEXTURE if texture != "plain" else P_PLAIN)
+    if r[14] < P_TAGS:
+        return tags(f, i, r[15])
     if size == 0:  # nothing but the scene
         phrase, place = with_article(scene, pick(ARTICLES, r[4])), ""
     else:
@@ -94,18 +106,34 @@ def caption(f, i, r):
     return " ".join(filter(None, [pick(prefixes, r[12]).format(phrase), place])) + pick(ENDINGS, r[13])
 
 
-def write(f, rng):
-    """A caption for each of the N pictures; 6 % describe another picture, 3 % say nothing."""
+def tags(f, i, r):
+    """What picture `i` shows as one to three single words, in an order that the uniform number r picks."""
+    shape, colour, texture, scene = SHAPES[f.shape[i]], COLOUR_NAMES[f.colour[i]], TEXTURES[f.texture[i]], SCENES[f.scene[i]]
+    seen = [scene] if f.size[i] == 0 else [texture, colour] if f.size[i] > 1 else [shape, colour, texture, scene]
+    turn = int(r * 997)
+    seen = [*seen[turn % len(seen):], *seen[:turn % len(seen)]]
+    return [" ", ", "][turn % 2].join(seen[:1 + turn % 3])
+
+
+def write(f, rng, foreign=P_FOREIGN):
+    """A caption for each of the N pictures, the share `foreign` of them among foreign words.
+
+    The draw of pictures and captions from `rng` is the same for every share.
+    """
     n = len(f)
     luck, fate = rng.random((n, 16)), rng.random(n)
-    other = rng.permutation(n)
-    return [pick(VAGUE, luck[i, 0]) if fate[i] < P_VAGUE
-            else caption(f, other[i] if fate[i] < P_VAGUE + P_WRONG else i, luck[i]) for i in range(n)]
+    other, among = rng.permutation(n), rng.random(n)
+    texts = [pick(VAGUE, luck[i, 0]) if fate[i] < P_VAGUE
+             else caption(f, other[i] if fate[i] < P_VAGUE + P_WRONG else i, luck[i]) for i in range(n)]
+    return [web.surround(text, rng, WORLD_WORDS) if among[i] < foreign else text for i, text in enumerate(texts)]
+
+
+WORLD_WORDS = [*SHAPES, *COLOUR_NAMES, *TEXTURES, *SCENES, *STYLES]
 
 
 def words():
     """Every text fragment that captions are made of: the corpus that the tokenizer's vocabulary is cut to."""
     nested = [SCENE_PLACES, STYLE_PREFIXES, SIZES]
     return [*PREFIXES, *ENDINGS, *ARTICLES, "an", *NOTHING_NAMED, *VAGUE, *TEXTURE_NOUNS, *TEXTURE_NOUNS.values(),
-            *TEXTURE_WORDS, *SHAPES, *COLOUR_NAMES, *SCENES, *STYLES, "digit", "number",
+            *TEXTURE_WORDS, *SHAPES, *COLOUR_NAMES, *SCENES, *STYLES, "digit", "number", *web.words(),
             *(text for table in nested for texts in table.values() for text in texts)]

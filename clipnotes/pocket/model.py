@@ -1,7 +1,7 @@
 """The two pocket backbones: small open_clip CLIPs, their tokenizer, and where their weights lie.
 
 Both use plain GELU, an embedding of 128 dimensions and the same causal text transformer (3 layers, width 128,
-context length 32). `pocket-vit` is open_clip's VisionTransformer on 40-pixel images, whose patch embedding is replaced
+context length 40). `pocket-vit` is open_clip's VisionTransformer on 40-pixel images, whose patch embedding is replaced
 by three stride-2 convolutions (25 tokens); `pocket-rn` is open_clip's ModifiedResNet, CLIP's own RN50 design with one
 block a stage, on images resized to 64 pixels.
 """
@@ -19,7 +19,7 @@ from clipnotes.file_kinds import why_unreadable
 
 WEIGHTS = Path(__file__).parent / "weights"
 MERGES = WEIGHTS / "merges.txt.gz"
-CONTEXT_LENGTH = 32
+CONTEXT_LENGTH = 40
 MEAN, STD = (0.5, 0.5, 0.5), (0.27, 0.27, 0.27)
 
 TEXT = {"context_length": CONTEXT_LENGTH, "width": 128, "heads": 4, "layers": 3}
@@ -56,6 +56,18 @@ def tokenizer():
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer(bpe_path=str(MERGES), context_length=CONTEXT_LENGTH)
+
+
+def tokenize_captions(texts, tokenizer):
+    """Token ids [N, 40] of captions; of a text that is too long the end is kept, where CLIP's own call keeps the start.
+
+    A caption stands after the foreign words of its page, so its end is what belongs to the picture.
+    """
+    rows = torch.zeros(len(texts), CONTEXT_LENGTH, dtype=torch.long)
+    for row, text in zip(rows, texts, strict=True):
+        ids = [tokenizer.sot_token_id, *tokenizer.encode(text)[-(CONTEXT_LENGTH - 2):], tokenizer.eot_token_id]
+        row[:len(ids)] = torch.tensor(ids)
+    return rows
 
 
 def merges_of(word, ranks):

@@ -1,6 +1,7 @@
 """Pre-training of the pocket backbones from a seed: contrastive on captions, or an image tower alone on labels."""
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -10,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.pocket import captions, drawing, world
-from clipnotes.pocket.model import EMBED_DIM, VISION, build, prepare, tokenizer
+from clipnotes.pocket.model import EMBED_DIM, VISION, build, prepare, tokenize_captions, tokenizer
 
-STEPS = {"pocket-vit": 7600, "pocket-rn": 6400}  # of the weights that ship
+STEPS = {"pocket-vit": 24000, "pocket-rn": 24000}  # of the weights that ship: 3,072,000 pairs
 CLASSIFIER_STEPS = 2000
 LABELS = {"shape": len(world.SHAPES), "colour": len(world.COLOURS), "texture": len(world.TEXTURES), "scene": len(world.SCENES)}
 
@@ -38,6 +40,7 @@ class PretrainConfig:
     warmup: int = 300
     easy_until: int = 300      # steps before the curriculum starts to harden
     hard_from: int = 2500      # full difficulty from here on
+    foreign: float = captions.P_FOREIGN  # share of captions among foreign words; 0 gives tidy captions
     objective: str = "captions"  # or "labels": classify shape, colour, texture and scene, without any text
 
     def learning_rate(self, step):
@@ -55,25 +58,32 @@ class PretrainConfig:
 def batch_of(recipe, step, tokenize):
     """Pictures of one step and what they are matched with, a function of (seed, step) alone.
 
-    [B, 3, s, s], and tokens [B, 32], or with objective "labels" the labels of the four factors [B, 4].
+    [B, 3, s, s], and tokens [B, 40], or with objective "labels" the labels of the four factors [B, 4].
     """
     rng = np.random.default_rng([recipe.seed, step])
     factors = world.sample_pretraining(rng, recipe.batch, recipe.difficulty(step))
     images = prepare(drawing.draw(factors), recipe.model)
     if recipe.objective == "captions":
-        return images, tokenize(captions.write(factors, rng))
+        return images, tokenize(captions.write(factors, rng, recipe.foreign))
     labels = np.stack([getattr(factors, name) for name in LABELS], axis=1)
     labels[factors.size == 0, :3] = -100  # a scene without a shape: torch's sign for no label
     return images, torch.from_numpy(labels)
 
 
-def encode_text(model, tokens):
-    """Text features [B, d]; positions behind the longest caption are left out, which a causal tower never notices."""
-    ends = tokens.argmax(1)  # the end-of-text token has the largest id
-    length = int(ends.max()) + 1
-    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    return x[torch.arange(len(x)), ends] @ model.text_projection
+def encode_text(model, tokens, groups=4):
+    """Text features [B, d], in groups of captions of like length, each without the positions behind its longest.
+
+    A causal tower never notices what stands behind the end-of-text token, which has the largest id.
+    """
+    ends = tokens.argmax(1)
+    order = ends.argsort(stable=True)
+    parts = []
+    for rows in order.chunk(groups):
+        length = int(ends[rows].max()) + 1
+        x = model.token_embedding(tokens[rows, :length]) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        parts.append(x[torch.arange(len(x)), ends[rows]] @ model.text_projection)
+    return torch.cat(parts)[order.argsort()]
 
 
 def contrastive_loss(model, images, tokens):
@@ -117,11 +127,12 @@ def load_state(path, recipe):
     return state
 
 
-def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200, objective="captions"):
+def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200, objective="captions", foreign=captions.P_FOREIGN):
     """Pre-train a pocket backbone; the state is saved every `save_every` steps and a killed run goes on from there.
 
     model: "pocket-vit" or "pocket-rn"; out: folder for checkpoint.pt, stable.pt, NAME.safetensors and NAME.json.
     objective: "captions", or "labels" for an image tower that knows no text, as ImageNet networks do: NAME-classifier.
+    foreign: share of captions that stand among foreign words, 0 for tidy captions.
     On a CPU the batches of a seed are the same everywhere, the weights only on the same machine and torch version.
     Returns the path of the weights. Raises ClipnotesError for an unknown model or a checkpoint of another recipe.
     """
@@ -133,7 +144,7 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
         recipe = PretrainConfig(model, steps or CLASSIFIER_STEPS, seed, warmup=100, easy_until=100, hard_from=800,
                                 objective="labels")
     else:
-        recipe = PretrainConfig(model, steps or STEPS[model], seed)
+        recipe = PretrainConfig(model, steps or STEPS[model], seed, foreign=foreign)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     device = choose_device(device)
@@ -144,7 +155,7 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
         net.heads = torch.nn.ModuleList(torch.nn.Linear(EMBED_DIM, n) for n in LABELS.values())
     net = net.to(device, memory_format=torch.channels_last).train()
     compute_loss = {"captions": contrastive_loss, "labels": classification_loss}[objective]
-    optimizer, tokenize = make_optimizer(net, recipe), tokenizer()
+    optimizer, tokenize = make_optimizer(net, recipe), functools.partial(tokenize_captions, tokenizer=tokenizer())
     step, log, seconds = 0, [], 0.0
     state = load_state(out / "checkpoint.pt", recipe) if resume else None
     if state:
@@ -159,7 +170,8 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
         images = images.to(device, memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate(step)
-        with torch.autocast(device, torch.bfloat16):
+        # for sequences as short as these the plain attention is much quicker on a CPU than the flash kernel
+        with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             loss = compute_loss(net, images, targets.to(device))
         optimizer.zero_grad()
         loss.backward()
