@@ -276,12 +276,15 @@ def pocket():
 @click.option("--resume/--fresh", default=True, show_default=True, help="Go on from the checkpoint in OUT.")
 @click.option("--objective", type=click.Choice(["captions", "labels"]), default="captions", show_default=True,
               help="What is learnt from; with labels, an image tower alone.")
-def pretrain(model, out, steps, seed, device, resume, objective):
+@click.option("--foreign", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+              help="Share of captions among foreign words, as on the web; 0 gives tidy captions.")
+def pretrain(model, out, steps, seed, device, resume, objective, foreign):
     """Train a pocket CLIP from scratch on drawn pictures and captions."""
     from clipnotes.pocket.pretrain import pretrain
 
-    name = model if objective == "captions" else f"{model}-classifier"
-    path = pretrain(model, out or f"runs/{name}", steps=steps, seed=seed, device=device, resume=resume, objective=objective)
+    name = f"{model}-classifier" if objective == "labels" else model if foreign else f"{model}-tidy"
+    path = pretrain(model, out or f"runs/{name}", steps=steps, seed=seed, device=device, resume=resume, objective=objective,
+                    foreign=foreign)
     click.echo(f"Weights: {path}")
 
 

@@ -28,6 +28,7 @@ VISION = {
     "pocket-rn": {"image_size": 64, "layers": (1, 1, 1, 1), "width": 24},
 }
 EMBED_DIM = 128
+VARIANTS = ("classifier", "tidy")  # weights beside the usual ones, NAME-VARIANT.safetensors
 
 
 def conv_stem(width):
@@ -127,7 +128,8 @@ def prepare(pixels, name):
 def load(name, pretrained=None):
     """(model, preprocess, tokenizer) of a pocket backbone; `pretrained`: path of other weights than the shipped ones.
 
-    "random" gives seeded weights, "classifier" an image tower that was trained on labels, beside a text tower of such.
+    "random" gives seeded weights, "classifier" an image tower that was trained on labels, beside a text tower of such;
+    "tidy" is pocket-vit after the same pre-training without foreign words in its captions (notebook 14).
     Raises ClipnotesError where the file is missing or holds another architecture.
     """
     from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -138,8 +140,8 @@ def load(name, pretrained=None):
         torch.manual_seed(0)
         model = build(name)
     if pretrained != "random":
-        shipped = f"{name}-classifier" if pretrained == "classifier" else name
-        path = WEIGHTS / f"{shipped}.safetensors" if pretrained in (None, "classifier") else Path(pretrained)
+        shipped = f"{name}-{pretrained}" if pretrained in VARIANTS else name
+        path = WEIGHTS / f"{shipped}.safetensors" if pretrained in (None, *VARIANTS) else Path(pretrained)
         if not path.is_file():
             raise ClipnotesError(f"The weights of {name} are missing at {path}; reinstall clipnotes, which "
                                  f"brings them, or make them with `clipnotes pocket pretrain {name}` and give their path.")

@@ -198,7 +198,8 @@ def export(net, recipe, log, seconds, out):
     from safetensors.torch import save
 
     classifier = recipe.objective == "labels"  # of which the image tower alone is of use
-    target = Path(out) / f"{recipe.model}{'-classifier' * classifier}.safetensors"
+    kind = "-classifier" if classifier else "" if recipe.foreign else "-tidy"
+    target = Path(out) / f"{recipe.model}{kind}.safetensors"
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()
                if k.startswith("visual.") or not classifier}
     with atomic_write(target, "wb") as file:
