@@ -54,6 +54,14 @@ def test_sequences_start_end_and_fit(tokenizers):
     assert tokens.max() == small.eot_token_id == small.vocab_size - 1  # the text tower finds the end by argmax
 
 
+def test_of_a_caption_that_is_too_long_the_end_is_kept(tokenizers):
+    small, _ = tokenizers
+    short, long = model.tokenize_captions(["a cat", "word " * 50 + "a red star"], small)
+    assert torch.equal(short, small(["a cat"])[0])
+    assert long[0] == small.sot_token_id and long[-1] == small.eot_token_id
+    assert small.decode(long[1:-1].tolist()).endswith("word a red star ")
+
+
 @pytest.mark.parametrize("name", [name for name in list_datasets() if load_manifest(name).built_in])
 def test_sixteen_learnable_tokens_fit_before_every_class_name(tokenizers, name):
     small, _ = tokenizers

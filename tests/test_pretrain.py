@@ -15,6 +15,7 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.pocket import model, pretrain
 
 PretrainConfig = pretrain.PretrainConfig
+captions_to_tokens = functools.partial(model.tokenize_captions, tokenizer=model.tokenizer())
 
 
 # --- schedule -----------------------------------------------------------------------------------------------------
@@ -43,10 +44,10 @@ def test_the_curriculum_hardens_between_its_two_steps():
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
-    recipe, tokenize = PretrainConfig("pocket-vit", 100, batch=12), model.tokenizer()
+    recipe, tokenize = PretrainConfig("pocket-vit", 100, batch=12), captions_to_tokens
     images, tokens = pretrain.batch_of(recipe, 700, tokenize)
     again = pretrain.batch_of(recipe, 700, tokenize)
-    assert images.shape == (12, 3, 40, 40) and tokens.shape == (12, 32)
+    assert images.shape == (12, 3, 40, 40) and tokens.shape == (12, 40)
     assert torch.equal(images, again[0]) and torch.equal(tokens, again[1])
     for other in (
         pretrain.batch_of(recipe, 701, tokenize),
@@ -126,7 +127,7 @@ def test_loss_on_labels_against_a_plain_computation():
 def test_labels_are_those_of_the_pictures():
     recipe = PretrainConfig("pocket-vit", 100, batch=200, objective="labels", easy_until=0, hard_from=1)
     images, labels = pretrain.batch_of(recipe, 50, None)
-    assert torch.equal(images, pretrain.batch_of(dataclasses.replace(recipe, objective="captions"), 50, model.tokenizer())[0])
+    assert torch.equal(images, pretrain.batch_of(dataclasses.replace(recipe, objective="captions"), 50, captions_to_tokens)[0])
     factors = pretrain.world.sample_pretraining(np.random.default_rng([0, 50]), 200, 1.0)
     shown = factors.size > 0
     assert 0 < (~shown).sum() and (labels[~shown, :3] == -100).all()

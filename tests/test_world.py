@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency
 
-from clipnotes.pocket import captions, datasets, drawing, world
+from clipnotes.pocket import captions, datasets, drawing, foreign, world
 from clipnotes.pocket.world import COLOUR_NAMES, NEW_STYLES, OBJECTS, SCENES, SHAPES, STYLES, TEXTURES
 
 SETS = list(datasets.SETS)
@@ -145,7 +145,7 @@ def test_the_curriculum_starts_easy():
 
 # --- captions -----------------------------------------------------------------------------------------------------
 
-EVERYTHING = np.full(16, 0.5)  # uniform numbers that name every factor, adjectives first, no ending but a neutral one
+EVERYTHING = np.full(16, 0.5)  # uniform numbers that name every factor in a sentence, adjectives first, with a neutral ending
 EVERYTHING[[0, 2, 3, 4, 6, 8, 10, 13]] = 0
 EVERYTHING[11] = 0
 
@@ -178,6 +178,7 @@ def test_captions_never_name_a_factor_that_is_not_there():
     f = world.sample_pretraining(np.random.default_rng(5), 3000)
     luck = np.random.default_rng(6).random((3000, 16))
     luck[:, 10] = 0.999  # style prefixes have words of their own ("a black and white sketch")
+    luck[:, 14] = 0.999  # a sentence, not tags
     ambiguous = {*world.DIGITS, "scales"}  # "number one" is an ending, "with scales" a texture
     for i in range(len(f)):
         text = captions.caption(f, i, luck[i])
@@ -197,7 +198,7 @@ def test_shares_of_vague_wrong_and_silent_captions(monkeypatch):
     n = 30000
     f = pictures(n, size=0.7)
     free = ~np.isin(f.style, world.indices(["sketch", "blueprint"], STYLES))  # their prefixes name colours
-    spoken = {"colour": 0, "shape": 0}
+    spoken, tagged = {"colour": 0, "shape": 0}, n * 0.97 * captions.P_TAGS
     caption = captions.caption
 
     def spy(f, i, r):
@@ -207,18 +208,68 @@ def test_shares_of_vague_wrong_and_silent_captions(monkeypatch):
         return str(i)
 
     monkeypatch.setattr(captions, "caption", spy)
-    said = captions.write(f, np.random.default_rng(0))
+    said = captions.write(f, np.random.default_rng(0), foreign=0)
     vague = np.array([text in captions.VAGUE for text in said])
     wrong = np.array([text not in captions.VAGUE and int(text) != i for i, text in enumerate(said)])
     assert vague.mean() == pytest.approx(0.03, abs=0.004)  # four standard errors
     assert wrong.mean() == pytest.approx(0.06, abs=0.006)
-    assert spoken["colour"] / (n * 0.97 * free.mean()) == pytest.approx(captions.P_COLOUR, abs=0.015)
-    assert spoken["shape"] / (n * 0.97) == pytest.approx(captions.P_SHAPE, abs=0.015)
+    sentences = n * 0.97 * (1 - captions.P_TAGS)  # of four tags each is left out in half of the cases
+    assert spoken["colour"] / free.mean() == pytest.approx(sentences * captions.P_COLOUR + tagged / 2, rel=0.03)
+    assert spoken["shape"] == pytest.approx(sentences * captions.P_SHAPE + tagged / 2, rel=0.03)
 
 
 def test_the_same_seed_gives_the_same_captions():
     first, again, other = (captions.write(pictures(50), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first == again and first != other
+
+
+def test_tags_name_what_is_there_and_all_of_it_in_turn():
+    f = world.sample_pretraining(np.random.default_rng(5), 600)
+    for i in range(len(f)):
+        seen = {TEXTURES[f.texture[i]], COLOUR_NAMES[f.colour[i]], SCENES[f.scene[i]], SHAPES[f.shape[i]]}
+        if f.size[i] == 0:
+            seen = {SCENES[f.scene[i]]}
+        told = [captions.tags(f, i, r) for r in np.linspace(0, 0.999, 40)]
+        assert all(any(text.startswith(word) for word in seen) for text in told)
+        left_out = {SHAPES[f.shape[i]], SCENES[f.scene[i]]} if f.size[i] > 1 else set()
+        assert {word for word in seen if any(word in text for text in told)} == seen - left_out
+
+
+# --- foreign words ------------------------------------------------------------------------------------------------
+
+
+def test_tidy_captions_are_the_same_captions_without_their_surroundings():
+    f = pictures(400)
+    tidy = captions.write(f, np.random.default_rng(3), foreign=0)
+    web = captions.write(f, np.random.default_rng(3))
+    all_foreign = captions.write(f, np.random.default_rng(3), foreign=1)
+    among = np.array([a != b for a, b in zip(tidy, web, strict=True)])
+    assert among.mean() == pytest.approx(captions.P_FOREIGN, abs=0.1)
+    assert all(text in longer for text, longer in zip(tidy, web, strict=True))
+    assert all(text in longer and text != longer for text, longer in zip(tidy, all_foreign, strict=True))
+
+
+def test_the_kinds_of_foreign_words_come_in_their_shares():
+    rng, n = np.random.default_rng(0), 20000
+    drawn = rng.choice(len(foreign.KINDS), size=n, p=list(foreign.KINDS.values()))
+    counts = np.bincount(drawn) / n
+    assert counts == pytest.approx(list(foreign.KINDS.values()), abs=0.02)
+    words = captions.WORLD_WORDS
+    assert foreign.word(rng, words) in foreign.WEB_WORDS and foreign.tag(rng, words) in words
+    assert foreign.file_name(rng, words).split(".")[1] in ("jpg", "png", "gif", "jpeg")
+    assert foreign.number(rng, words)[0].isdigit()
+    assert all(1 <= len(foreign.other_script(rng, words)) <= 3 for _ in range(50))
+
+
+def test_web_words_name_nothing_of_the_world():
+    assert set(captions.WORLD_WORDS) & set(foreign.WEB_WORDS) == {"photo"}
+
+
+def test_foreign_words_stand_before_and_sometimes_behind():
+    rng, text = np.random.default_rng(0), "THE CAPTION"
+    parts = [foreign.surround(text, rng, captions.WORLD_WORDS).partition(text) for _ in range(2000)]
+    assert all(before.strip() for before, _, _ in parts)
+    assert np.mean([bool(behind.strip()) for _, _, behind in parts]) == pytest.approx(0.3, abs=0.05)
 
 
 @pytest.mark.parametrize("phrase, said", [("orange cat", "an orange cat"), ("red cat", "a red cat"), ("sea", "a sea")])

@@ -127,7 +127,8 @@ def load_state(path, recipe):
     return state
 
 
-def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200, objective="captions", foreign=captions.P_FOREIGN):
+def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200, objective="captions",
+             foreign=captions.P_FOREIGN):
     """Pre-train a pocket backbone; the state is saved every `save_every` steps and a killed run goes on from there.
 
     model: "pocket-vit" or "pocket-rn"; out: folder for checkpoint.pt, stable.pt, NAME.safetensors and NAME.json.
