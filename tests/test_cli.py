@@ -145,8 +145,9 @@ def test_data_commands(monkeypatch, capsys):
 
 def test_pocket_pretrain_passes_its_settings_on(monkeypatch, capsys):
     calls = []
-    stub = SimpleNamespace(pretrain=lambda *args, **settings: calls.append((args, settings)) or "w.safetensors")
-    monkeypatch.setitem(sys.modules, "clipnotes.pocket.pretrain", stub)
+    from clipnotes.pocket import pretrain
+
+    monkeypatch.setattr(pretrain, "pretrain", lambda *args, **settings: calls.append((args, settings)) or "w.safetensors")
     code, output = cli(capsys, "pocket", "pretrain", "pocket-rn", "--steps", "3", "--fresh")[:2]
     assert code == 0 and "Weights: w.safetensors" in output
     assert calls == [

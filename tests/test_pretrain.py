@@ -209,6 +209,24 @@ def test_a_classifier_is_an_image_tower_alone(tiny, tmp_path, monkeypatch):
     torch.testing.assert_close(tower.proj, first["visual.proj"].float())
 
 
+def test_a_text_tower_alone_learns_against_a_frozen_image_tower(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "load", lambda name: model.load(name, "random"))
+    before = model.load("pocket-vit", "random")[0].state_dict()
+    path = pretrain.pretrain("pocket-vit", tmp_path, steps=4, seed=1, device="cpu", objective="text", foreign=0)
+    after = load_file(path)
+    assert path.name == "pocket-vit-text-tidy.safetensors"
+    assert all(torch.equal(after[k], v.half() if v.is_floating_point() else v) for k, v in before.items() if "visual." in k)
+    assert not torch.equal(after["text_projection"], before["text_projection"].half())
+
+
+@pytest.mark.parametrize("objective, foreign, name", [
+    ("captions", 0.5, "pocket-rn"), ("captions", 0, "pocket-rn-tidy"), ("labels", 0.5, "pocket-rn-classifier"),
+    ("text", 0.5, "pocket-rn-text"),
+])
+def test_weights_are_named_after_their_training(objective, foreign, name):
+    assert pretrain.variant_name(pretrain.configure("pocket-rn", objective=objective, foreign=foreign)) == name
+
+
 def test_a_finished_run_leaves_weights_and_a_record(tiny, tmp_path):
     path = pretrain.pretrain("pocket-vit", tmp_path / "new" / "folder", steps=2, seed=3, device="cpu")
     record = json.loads(path.with_suffix(".json").read_text())

@@ -274,16 +274,16 @@ def pocket():
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
 @click.option("--device", default="auto", show_default=True, help="A torch device: cpu, cuda, mps.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Go on from the checkpoint in OUT.")
-@click.option("--objective", type=click.Choice(["captions", "labels"]), default="captions", show_default=True,
-              help="What is learnt from; with labels, an image tower alone.")
+@click.option("--objective", type=click.Choice(["captions", "labels", "text"]), default="captions", show_default=True,
+              help="What is learnt: a CLIP, an image tower from labels, or a text tower for the shipped image tower.")
 @click.option("--foreign", type=click.FloatRange(0, 1), default=0.5, show_default=True,
               help="Share of captions among foreign words, as on the web; 0 gives tidy captions.")
 def pretrain(model, out, steps, seed, device, resume, objective, foreign):
     """Train a pocket CLIP from scratch on drawn pictures and captions."""
-    from clipnotes.pocket.pretrain import pretrain
+    from clipnotes.pocket.pretrain import configure, pretrain, variant_name
 
-    name = f"{model}-classifier" if objective == "labels" else model if foreign else f"{model}-tidy"
-    path = pretrain(model, out or f"runs/{name}", steps=steps, seed=seed, device=device, resume=resume, objective=objective,
+    out = out or f"runs/{variant_name(configure(model, steps, seed, objective, foreign))}"
+    path = pretrain(model, out, steps=steps, seed=seed, device=device, resume=resume, objective=objective,
                     foreign=foreign)
     click.echo(f"Weights: {path}")
 

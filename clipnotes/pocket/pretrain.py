@@ -17,10 +17,9 @@ from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.pocket import captions, drawing, world
-from clipnotes.pocket.model import EMBED_DIM, VISION, build, prepare, tokenize_captions, tokenizer
+from clipnotes.pocket.model import EMBED_DIM, VISION, build, load, prepare, tokenize_captions, tokenizer
 
-STEPS = {"pocket-vit": 24000, "pocket-rn": 24000}  # of the weights that ship: 3,072,000 pairs
-CLASSIFIER_STEPS = 2000
+STEPS = {"captions": 24000, "labels": 2000, "text": 5000}  # by objective; 24,000 steps are 3,072,000 pairs
 LABELS = {"shape": len(world.SHAPES), "colour": len(world.COLOURS), "texture": len(world.TEXTURES), "scene": len(world.SCENES)}
 
 
@@ -41,7 +40,7 @@ class PretrainConfig:
     easy_until: int = 300      # steps before the curriculum starts to harden
     hard_from: int = 2500      # full difficulty from here on
     foreign: float = captions.P_FOREIGN  # share of captions among foreign words; 0 gives tidy captions
-    objective: str = "captions"  # or "labels": classify shape, colour, texture and scene, without any text
+    objective: str = "captions"  # or one of the others, see `pretrain`
 
     def learning_rate(self, step):
         return self.lr * min(1, (step + 1) / self.warmup, (self.steps - step) / (self.steps - self.fall))
@@ -55,16 +54,16 @@ class PretrainConfig:
         return float(np.clip((step - self.easy_until) / (self.hard_from - self.easy_until), 0, 1))
 
 
-def batch_of(recipe, step, tokenize):
+def batch_of(config, step, tokenize):
     """Pictures of one step and what they are matched with, a function of (seed, step) alone.
 
     [B, 3, s, s], and tokens [B, 40], or with objective "labels" the labels of the four factors [B, 4].
     """
-    rng = np.random.default_rng([recipe.seed, step])
-    factors = world.sample_pretraining(rng, recipe.batch, recipe.difficulty(step))
-    images = prepare(drawing.draw(factors), recipe.model)
-    if recipe.objective == "captions":
-        return images, tokenize(captions.write(factors, rng, recipe.foreign))
+    rng = np.random.default_rng([config.seed, step])
+    factors = world.sample_pretraining(rng, config.batch, config.difficulty(step))
+    images = prepare(drawing.draw(factors), config.model)
+    if config.objective != "labels":
+        return images, tokenize(captions.write(factors, rng, config.foreign))
     labels = np.stack([getattr(factors, name) for name in LABELS], axis=1)
     labels[factors.size == 0, :3] = -100  # a scene without a shape: torch's sign for no label
     return images, torch.from_numpy(labels)
@@ -101,30 +100,57 @@ def classification_loss(model, images, labels):
     return sum(F.cross_entropy(head(features).float(), y) for head, y in zip(model.heads, labels.T, strict=True))
 
 
-def make_optimizer(model, recipe):
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": recipe.weight_decay},
-                              {"params": vectors, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98))
+def make_optimizer(model, config):
+    """AdamW on what is trained; only matrices decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": config.weight_decay},
+                              {"params": vectors, "weight_decay": 0.0}], lr=config.lr, betas=(0.9, 0.98))
 
 
-def save_state(path, recipe, step, model, optimizer, log, seconds):
+def save_state(path, config, step, model, optimizer, log, seconds):
     with atomic_write(path, "wb") as file:
-        torch.save({"recipe": asdict(recipe), "step": step, "model": model.state_dict(),
+        torch.save({"recipe": asdict(config), "step": step, "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(), "log": log, "seconds": seconds}, file)
 
 
-def load_state(path, recipe):
+def load_state(path, config):
     """The saved state, or None; an error where it was made by another recipe (`steps` may grow, see `PretrainConfig`)."""
     if not path.exists():
         return None
     state = torch.load(path, weights_only=True)
     saved = PretrainConfig(**state["recipe"])
-    same = asdict(saved) | {"steps": recipe.steps} == asdict(recipe)
-    if not same or (saved.steps != recipe.steps and state["step"] > min(saved.fall, recipe.fall)):
+    same = asdict(saved) | {"steps": config.steps} == asdict(config)
+    if not same or (saved.steps != config.steps and state["step"] > min(saved.fall, config.fall)):
         raise ClipnotesError(f"{path} belongs to another recipe ({saved}); "
                              "delete it, or give another folder, to start afresh.")
     return state
+
+
+def configure(model, steps=None, seed=0, objective="captions", foreign=captions.P_FOREIGN):
+    """The `PretrainConfig` of a model and an objective; ClipnotesError for one that does not exist."""
+    for name, value, known in (("pocket model", model, VISION), ("objective", objective, STEPS)):
+        if value not in known:
+            raise ClipnotesError(f"Unknown {name} {value!r}; choose one of {', '.join(known)}.")
+    steps = steps or STEPS[objective]
+    if objective == "labels":
+        return PretrainConfig(model, steps, seed, warmup=100, easy_until=100, hard_from=800, objective=objective)
+    return PretrainConfig(model, steps, seed, foreign=foreign, objective=objective)
+
+
+def untrained(config, device):
+    """The network of a training at its start, from the seed; of objective "text" with the shipped image tower, frozen."""
+    torch.manual_seed(config.seed)
+    net = build(config.model)
+    if config.objective == "labels":
+        net.heads = torch.nn.ModuleList(torch.nn.Linear(EMBED_DIM, n) for n in LABELS.values())
+    if config.objective == "text":
+        net.visual.load_state_dict(load(config.model)[0].visual.state_dict())
+        net.visual.requires_grad_(False)
+    net = net.to(device, memory_format=torch.channels_last).train()
+    if config.objective == "text":
+        net.visual.eval()
+    return net
 
 
 def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200, objective="captions",
@@ -132,80 +158,80 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
     """Pre-train a pocket backbone; the state is saved every `save_every` steps and a killed run goes on from there.
 
     model: "pocket-vit" or "pocket-rn"; out: folder for checkpoint.pt, stable.pt, NAME.safetensors and NAME.json.
-    objective: "captions", or "labels" for an image tower that knows no text, as ImageNet networks do: NAME-classifier.
-    foreign: share of captions that stand among foreign words, 0 for tidy captions.
+    objective: "captions"; "labels" for an image tower that knows no text, as ImageNet networks do: NAME-classifier; or
+    "text" for a text tower alone against the image tower that ships (locked-image tuning, Zhai et al. 2022): NAME-text.
+    foreign: share of captions that stand among foreign words, 0 for tidy captions: NAME-tidy.
     On a CPU the batches of a seed are the same everywhere, the weights only on the same machine and torch version.
     Returns the path of the weights. Raises ClipnotesError for an unknown model or a checkpoint of another recipe.
     """
     from tqdm.auto import tqdm
 
-    if model not in VISION:
-        raise ClipnotesError(f"Unknown pocket model {model!r}; choose one of {', '.join(VISION)}.")
-    if objective == "labels":
-        recipe = PretrainConfig(model, steps or CLASSIFIER_STEPS, seed, warmup=100, easy_until=100, hard_from=800,
-                                objective="labels")
-    else:
-        recipe = PretrainConfig(model, steps or STEPS[model], seed, foreign=foreign)
+    config = configure(model, steps, seed, objective, foreign)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     device = choose_device(device)
-
-    torch.manual_seed(seed)
-    net = build(model)
-    if objective == "labels":
-        net.heads = torch.nn.ModuleList(torch.nn.Linear(EMBED_DIM, n) for n in LABELS.values())
-    net = net.to(device, memory_format=torch.channels_last).train()
-    compute_loss = {"captions": contrastive_loss, "labels": classification_loss}[objective]
-    optimizer, tokenize = make_optimizer(net, recipe), functools.partial(tokenize_captions, tokenizer=tokenizer())
+    net = untrained(config, device)
+    optimizer, tokenize = make_optimizer(net, config), functools.partial(tokenize_captions, tokenizer=tokenizer())
     step, log, seconds = 0, [], 0.0
-    state = load_state(out / "checkpoint.pt", recipe) if resume else None
+    state = load_state(out / "checkpoint.pt", config) if resume else None
     if state:
         net.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, log, seconds = state["step"], state["log"], state["seconds"]
 
     started, losses = time.monotonic() - seconds, []
-    progress = tqdm(total=recipe.steps, initial=step, desc=f"pre-training {model}", unit="step")
-    while step < recipe.steps:
-        images, targets = batch_of(recipe, step, tokenize)
-        images = images.to(device, memory_format=torch.channels_last)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(step)
-        # for sequences as short as these the plain attention is much quicker on a CPU than the flash kernel
-        with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            loss = compute_loss(net, images, targets.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            net.logit_scale.clamp_(0, math.log(100))
-        losses.append(loss.item())
-        step += 1
-        progress.update()
-        if step % 50 == 0:
-            log.append([step, float(np.mean(losses))])
-            progress.set_postfix(loss=f"{log[-1][1]:.3f}", scale=f"{net.logit_scale.exp().item():.1f}")
-            losses = []
-        if step % save_every == 0 or step in (recipe.fall, recipe.steps):
-            for name in ["checkpoint.pt"] + ["stable.pt"] * (step == recipe.fall):
-                save_state(out / name, recipe, step, net, optimizer, log, time.monotonic() - started)
-    progress.close()
-    return export(net, recipe, log, time.monotonic() - started, out)
+    with tqdm(total=config.steps, initial=step, desc=f"pre-training {model}", unit="step") as progress:
+        while step < config.steps:
+            losses.append(train_step(net, optimizer, config, step, tokenize, device))
+            step += 1
+            progress.update()
+            if step % 50 == 0:
+                log.append([step, float(np.mean(losses))])
+                progress.set_postfix(loss=f"{log[-1][1]:.3f}", scale=f"{net.logit_scale.exp().item():.1f}")
+                losses = []
+            if step % save_every == 0 or step in (config.fall, config.steps):
+                for name in ["checkpoint.pt"] + ["stable.pt"] * (step == config.fall):
+                    save_state(out / name, config, step, net, optimizer, log, time.monotonic() - started)
+    return export(net, config, log, time.monotonic() - started, out)
 
 
-def export(net, recipe, log, seconds, out):
+def train_step(net, optimizer, config, step, tokenize, device):
+    """One step of the training, in place; returns its loss."""
+    images, targets = batch_of(config, step, tokenize)
+    images = images.to(device, memory_format=torch.channels_last)
+    compute_loss = classification_loss if config.objective == "labels" else contrastive_loss
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate(step)
+    # for sequences as short as these the plain attention is much quicker on a CPU than the flash kernel
+    with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        loss = compute_loss(net, images, targets.to(device))
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        net.logit_scale.clamp_(0, math.log(100))
+    return loss.item()
+
+
+def variant_name(config):
+    """The name that weights of this training go by: pocket-vit, pocket-vit-tidy, pocket-vit-classifier, pocket-vit-text ..."""
+    if config.objective == "labels":
+        return f"{config.model}-classifier"
+    return config.model + "-text" * (config.objective == "text") + "-tidy" * (not config.foreign)
+
+
+def export(net, config, log, seconds, out):
     """Write NAME.safetensors (fp16) and NAME.json (recipe, pairs seen, minutes, loss curve) into `out`."""
     from safetensors.torch import save
 
-    classifier = recipe.objective == "labels"  # of which the image tower alone is of use
-    kind = "-classifier" if classifier else "" if recipe.foreign else "-tidy"
-    target = Path(out) / f"{recipe.model}{kind}.safetensors"
+    classifier = config.objective == "labels"  # of which the image tower alone is of use
+    target = Path(out) / f"{variant_name(config)}.safetensors"
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()
                if k.startswith("visual.") or not classifier}
     with atomic_write(target, "wb") as file:
         file.write(save({k: v.contiguous() for k, v in tensors.items()}))
-    record = {"recipe": asdict(recipe), "pairs": recipe.steps * recipe.batch, "minutes": round(seconds / 60, 1),
+    record = {"recipe": asdict(config), "pairs": config.steps * config.batch, "minutes": round(seconds / 60, 1),
               "threads": torch.get_num_threads(), "torch": torch.__version__, "loss": log}
     with atomic_write(target.with_suffix(".json"), "w") as file:
         json.dump(record, file)
