@@ -57,7 +57,7 @@ def test_every_draw_is_an_untrained_prompt(clip, images):
     found = averaged_confusion(clip, x, y, NAMES, draws=11, n_context=4, seed=3, progress=False)
     random, model, matrices = generator(3, "random prompts"), PromptTuning(clip, NAMES, n_context=4).start(), []
     for accuracy in found.accuracies:
-        model.learnt_ = 0.02 * torch.randn(4, model.learnt_.shape[1], generator=random)
+        model.learnt_ = model.layout_.start_std() * torch.randn(4, model.learnt_.shape[1], generator=random)
         matrices.append(confusion_matrix(y, model.predict(x), normalize="true"))
         assert accuracy == pytest.approx(model.score(x, y))
     assert found.matrix == pytest.approx(np.mean(matrices, axis=0))

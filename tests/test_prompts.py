@@ -1,5 +1,6 @@
 """Prompt tuning: published numbers, tree encoding against plain encoding, training, files, bad input."""
 
+import copy
 import json
 import re
 from types import SimpleNamespace
@@ -276,7 +277,18 @@ def test_the_start_is_drawn_with_the_seed(clip):
     first, again, second = (PromptTuning(clip, NAMES, n_context=16, context="class", seed=seed).start() for seed in (1, 1, 2))
     assert first.context_.shape == (5, 16, 128) and torch.equal(first.context_, again.context_)
     assert not torch.equal(first.context_, second.context_)
-    assert first.context_.std().item() == pytest.approx(0.02, rel=0.05) and abs(first.context_.mean().item()) < 1e-3
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(5, 0.1), (0.2, 0.02)])
+def test_the_start_is_as_large_as_the_words_whose_place_it_takes_and_no_smaller_than_coops(clip, factor, expected):
+    scaled = copy.deepcopy(clip)
+    scaled.model.token_embedding.weight.data *= factor  # of standard deviation 0.02, untrained
+    model, reference = (PromptTuning(scaled, NAMES, context="class", compat=compat).start() for compat in (None, "reference"))
+    assert model.context_.std().item() == pytest.approx(expected, rel=0.08)
+    assert reference.context_.std().item() == pytest.approx(0.02, rel=0.05), "CoOp's own, whatever the model"
+    words = scaled.model.token_embedding.weight[scaled.tokenizer("a photo of a")[0][1:5]]
+    size = max(words.square().mean().sqrt().item(), 0.02)
+    torch.testing.assert_close(model.context_, reference.context_ * size / 0.02)
 
 
 def test_permuting_the_classes_permutes_the_logits(clip, problem):

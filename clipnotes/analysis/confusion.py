@@ -87,8 +87,8 @@ def averaged_confusion(clip: Clip, x: Any, y: Any, classnames: Sequence[str], dr
                        seed: int = 1, progress: bool = True) -> Confusion:
     """The `Confusion` of zero-shot CLIP with random prompts in place of a template (paper B, Fig. 6).
 
-    Every draw puts before the class names n_context vectors from N(0, 0.02^2), shared by all classes: the start of prompt
-    tuning. What is confused on the average over draws belongs to the class names and the images, not to a wording.
+    Every draw puts before the class names n_context vectors shared by all classes, drawn as prompt tuning's start is.
+    What is confused on the average over draws belongs to the class names and the images, not to a wording.
     x: image features [N, d], of which N, as in the paper, are those of the test split; y: true labels [N]. Fewer draws
     are a beginning of more. Raises ClipnotesError as `confusion` and `PromptTuning` do, and for no draws.
     """
@@ -97,7 +97,7 @@ def averaged_confusion(clip: Clip, x: Any, y: Any, classnames: Sequence[str], dr
     Whole(1)(draws, "draws")
     x = unit_features(x, "x", clip.dim).float()
     prompts, random = PromptTuning(clip, classnames, n_context=n_context).start(), generator(seed, "random prompts")
-    contexts = torch.stack([0.02 * torch.randn(prompts.context_.shape, generator=random) for _ in range(draws)])
+    contexts = torch.stack([prompts.layout_.untrained(random).cpu() for _ in range(draws)])  # [draws, n, w]
     predicted = []
     with progress_bar(total=draws, desc="random prompts", leave=False, disable=not progress) as bar:
         for part in contexts.to(clip.device).split(DRAWS_AT_ONCE):

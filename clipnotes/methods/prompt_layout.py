@@ -10,6 +10,9 @@ from clipnotes.backbone.prompt_encoding import prompt_encoder
 from clipnotes.backbone.text_towers import frame, text_tower, token_ids, word_ids
 from clipnotes.errors import ClipnotesError
 
+COOP_START = 0.02  # standard deviation of the untrained context in CoOp's code
+PHRASE = "a photo of a"  # the words that the context takes the place of
+
 
 class PromptLayout:
     """Prompts [SOS, context, name, ".", EOT] of C classes; which of their embeddings are learnt. See `PromptTuning`.
@@ -22,7 +25,7 @@ class PromptLayout:
                  position: str = "end", init: str | None = None, learn: str = "context", recompute: bool = False) -> None:
         self.clip, self.classnames, self.tower = clip, classnames, text_tower(clip.model)
         self.learns_context, self.learns_names = learn != "classnames", learn != "context"
-        phrase = init or (None if self.learns_context else "a photo of a")
+        phrase = init or (None if self.learns_context else PHRASE)
         self.phrase_ids = word_ids(clip, [phrase])[0] if phrase else None
         self.n_context = len(self.phrase_ids) if phrase else n_context
         self.n_contexts = len(classnames) if context == "class" else 1
@@ -56,13 +59,24 @@ class PromptLayout:
             raise ClipnotesError(f"The prompt of class {name!r} with n_context = {self.n_context} has {length} tokens, but "
                                  f"{self.clip.name} takes at most {most}; lower n_context to {self.n_context - length + most}.")
 
-    def untrained(self, random: torch.Generator) -> torch.Tensor:
-        """Learnt rows [R, w] as training finds them: the context from N(0, 0.02^2) or a phrase, the names as they are."""
+    def start_std(self) -> float:
+        """Standard deviation of an untrained context as large as the words it takes the place of: the root mean square of
+        the token embeddings of "a photo of a", but no less than CoOp's 0.02, about the size of those of OpenAI's models.
+        """
+        words = self.tower.token_embedding.weight.detach()[word_ids(self.clip, [PHRASE])[0]]
+        return max(COOP_START, words.float().square().mean().sqrt().item())
+
+    def untrained(self, random: torch.Generator, std: float | None = None) -> torch.Tensor:
+        """Learnt rows [R, w] as training finds them: the context from N(0, std^2) or a phrase, the names as they are.
+
+        std: `start_std()` unless given.
+        """
         embedding, parts = self.tower.token_embedding.weight.detach(), []
         if self.learns_context and self.phrase_ids is not None:
             parts.append(embedding[self.phrase_ids].repeat(self.n_contexts, 1))
         elif self.learns_context:
-            parts.append(0.02 * torch.randn(self.n_contexts * self.n_context, embedding.shape[1], generator=random))
+            std = self.start_std() if std is None else std
+            parts.append(std * torch.randn(self.n_contexts * self.n_context, embedding.shape[1], generator=random))
         if self.learns_names:
             parts.append(embedding[[token for ids in self.name_ids for token in ids]])
         return torch.cat([part.to(embedding.device) for part in parts])

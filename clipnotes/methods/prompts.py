@@ -17,7 +17,7 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import Classifier
 from clipnotes.methods.inputs import unit_features
 from clipnotes.methods.losses import RULES, loss_function
-from clipnotes.methods.prompt_layout import PromptLayout
+from clipnotes.methods.prompt_layout import COOP_START, PromptLayout
 from clipnotes.methods.prompts_training import fit_many, training_data
 from clipnotes.methods.sgd import PAPER, TRAINING, SGDConfig
 from clipnotes.seeding import generator
@@ -30,7 +30,8 @@ class PromptTuning(Classifier):
 
         logits = logit_scale x T',   T: unit text features [C, d] of the prompts
 
-    n_context: vectors of context, drawn from N(0, 0.02^2); 0 is the bare class name, with nothing to train.
+    n_context: vectors of context, drawn from a normal distribution of CoOp's 0.02, or of the size of the model's own words
+    where these are larger (see `PromptLayout.start_std`); 0 is the bare class name, with nothing to train.
     context: "shared" by all classes, or of each "class" its own (CoOp's CSC). init: a phrase that the context starts from
     instead, as long as its tokens are many, whatever n_context. position: of the class name, at the "end" of the context, in
     the "middle" (the longer half comes after it) or at the "front".
@@ -38,7 +39,7 @@ class PromptTuning(Classifier):
     "a photo of a" (CLS tuning); "both" (full prompt tuning; paper B, Table 2). The full stop and EOT stay fixed.
     Trained on `loss` ("ce", "gce" with q, or "mae"; see `loss_function`) as `sgd` says; the last epoch's prompts are kept.
     seed: of the start, the order of the images and the choice of views.
-    compat="reference": the released code's q = 0.5 in place of the paper's q = 0.7.
+    compat="reference": the released code's q = 0.5 in place of the paper's q = 0.7, and its 0.02 whatever the model.
     recompute: train in bounded memory however many classes there are, a third slower; see `TreeEncoder`.
 
     After `fit`: losses_ (mean loss of each epoch), the learnt embeddings `context_` and `classname_tokens_`, q_ (the q of
@@ -70,7 +71,8 @@ class PromptTuning(Classifier):
         self.check_settings()
         self.layout_ = PromptLayout(self.clip, class_names(self.classnames), self.n_context, self.context, self.position,
                                     self.init, self.learn, self.recompute)
-        self.learnt_, self.losses_ = self.layout_.untrained(generator(self.seed, "start")), []  # [R, w]
+        std = COOP_START if self.compat else None
+        self.learnt_, self.losses_ = self.layout_.untrained(generator(self.seed, "start"), std), []  # [R, w]
         self.q_ = 0.5 if self.compat else self.q
         return self
 
