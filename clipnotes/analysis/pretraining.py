@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from clipnotes.backbone import Clip, template_features
 from clipnotes.backbone.prompt_encoding import prompt_encoder
 from clipnotes.backbone.text import fill
-from clipnotes.backbone.text_towers import frame, text_transformer, token_ids
+from clipnotes.backbone.text_towers import frame, text_tower, token_ids
 from clipnotes.errors import ClipnotesError
 
 COUNTS = (0, 1, 2, 4, 8, 16)  # foreign tokens in a prompt; 16 is as many as prompt tuning learns
@@ -40,7 +40,7 @@ def foreign_prompts(clip: Clip, classnames: Sequence[str], n_foreign: int, seed:
     Any token but those of the frame (start and end of text) may be drawn. Raises ClipnotesError where the prompt of a
     class is longer than the model's context.
     """
-    tower, (before, _) = text_transformer(clip.model), frame(clip)
+    tower, (before, _) = text_tower(clip.model), frame(clip)
     prompts = token_ids(clip, [fill([template], name)[0] for name in classnames])
     special = {*prompts[0][:before], prompts[0][-1]}
     allowed = np.array([i for i in range(len(tower.token_embedding.weight)) if i not in special])
@@ -54,6 +54,14 @@ def foreign_prompts(clip: Clip, classnames: Sequence[str], n_foreign: int, seed:
 
 
 @torch.no_grad()
+def foreign_texts(clip: Clip, classnames: Sequence[str], n_foreign: int, seed: int = 1,
+                  template: str = "a photo of a {}.") -> torch.Tensor:
+    """Unit text features [C, d] of `foreign_prompts`."""
+    prompts = foreign_prompts(clip, classnames, n_foreign, seed, template)
+    return F.normalize(prompt_encoder(clip, prompts)()[0], dim=-1).cpu()
+
+
+@torch.no_grad()
 def foreign_accuracy(clip: Clip, classnames: Sequence[str], x: torch.Tensor, y: torch.Tensor,
                      counts: Sequence[int] = COUNTS, draws: int = 5, template: str = "a photo of a {}.") -> pd.DataFrame:
     """Zero-shot accuracy in [0, 1] of unit features x [N, d] with foreign tokens in front of every prompt.
@@ -64,8 +72,8 @@ def foreign_accuracy(clip: Clip, classnames: Sequence[str], x: torch.Tensor, y: 
     rows = []
     for n_foreign in counts:
         for draw in range(draws if n_foreign else 1):
-            text = F.normalize(prompt_encoder(clip, foreign_prompts(clip, classnames, n_foreign, draw, template))()[0], dim=-1)
-            accuracy = ((x @ text.cpu().T).argmax(1) == y).double().mean().item()
+            text = foreign_texts(clip, classnames, n_foreign, draw, template)
+            accuracy = ((x @ text.T).argmax(1) == y).double().mean().item()
             rows.append({"n_foreign": n_foreign, "draw": draw, "accuracy": accuracy, "cosine": mean_cosine(text)})
     return pd.DataFrame(rows)
 
