@@ -152,7 +152,7 @@ def test_pocket_pretrain_passes_its_settings_on(monkeypatch, capsys):
     assert code == 0 and "Weights: w.safetensors" in output
     assert calls == [
         (("pocket-rn", "runs/pocket-rn"), {"steps": 3, "seed": 0, "device": "auto", "resume": False, "objective": "captions",
-                                      "foreign": 0.5})
+                                      "foreign": 0.5, "workers": 0})
     ]
     assert cli(capsys, "pocket", "pretrain", "pocket-vit", "--objective", "labels")[0] == 0
     assert calls[1][0] == ("pocket-vit", "runs/pocket-vit-classifier") and calls[1][1]["objective"] == "labels"

@@ -184,6 +184,28 @@ def test_a_killed_run_goes_on_to_the_same_weights(name, stop, tiny, tmp_path, mo
     model.load(name, resumed)
 
 
+def test_batches_that_other_processes_draw_give_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "configure", lambda *args: PretrainConfig("pocket-vit", 3, batch=4))
+    alone = load_file(pretrain.pretrain("pocket-vit", tmp_path / "alone", device="cpu"))
+    helped = load_file(pretrain.pretrain("pocket-vit", tmp_path / "helped", device="cpu", workers=1))
+    assert alone.keys() == helped.keys() and all(torch.equal(alone[k], helped[k]) for k in alone)
+
+
+def test_the_fitted_scale_is_where_cross_entropy_is_least():
+    net = model.load("pocket-vit")[0]
+    net.logit_scale.data.fill_(1.0)
+    trained, fitted = pretrain.calibrate(net, "pocket-vit")
+    assert trained == pytest.approx(np.e, abs=0.01) and fitted == pytest.approx(net.logit_scale.exp().item(), abs=0.01)
+    assert fitted == pytest.approx(model.load("pocket-vit")[0].logit_scale.exp().item(), abs=0.1)  # as it ships, in fp16
+    images = model.prepare(pretrain.datasets.draw("pocket-generic", "val"), "pocket-vit")
+    prompts = model.tokenizer()([f"a photo of a {name}." for name in pretrain.datasets.SETS["pocket-generic"].classes])
+    with torch.no_grad():
+        cosines = net.encode_image(images, normalize=True) @ net.encode_text(prompts, normalize=True).T
+    y = torch.from_numpy(pretrain.datasets.labels("pocket-generic", "val"))
+    losses = [torch.nn.functional.cross_entropy(scale * cosines, y) for scale in (0.95 * fitted, fitted, 1.05 * fitted)]
+    assert losses[1] < min(losses[0], losses[2])
+
+
 def test_a_longer_run_goes_on_from_the_stable_state(tiny, tmp_path):
     pretrain.pretrain("pocket-vit", tmp_path / "short", steps=4, device="cpu")
     (tmp_path / "long").mkdir()
@@ -232,6 +254,7 @@ def test_a_finished_run_leaves_weights_and_a_record(tiny, tmp_path):
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["recipe"]["seed"] == 3 and record["recipe"]["model"] == "pocket-vit"
     assert record["pairs"] == 2 * 4 and record["torch"] == torch.__version__
+    assert record["machine"] == f"CPU, threads: {torch.get_num_threads()}" and len(record["logit_scale"]) == 2
     assert {v.dtype for v in load_file(path).values()} <= {torch.float16, torch.int64}
     assert sorted(p.name for p in path.parent.iterdir()) == [
         "checkpoint.pt",

@@ -278,13 +278,14 @@ def pocket():
               help="What is learnt: a CLIP, an image tower from labels, or a text tower for the shipped image tower.")
 @click.option("--foreign", type=click.FloatRange(0, 1), default=0.5, show_default=True,
               help="Share of captions among foreign words, as on the web; 0 gives tidy captions.")
-def pretrain(model, out, steps, seed, device, resume, objective, foreign):
+@click.option("--workers", default=0, show_default=True, type=click.IntRange(min=0), help="Processes that draw the pictures.")
+def pretrain(model, out, steps, seed, device, resume, objective, foreign, workers):
     """Train a pocket CLIP from scratch on drawn pictures and captions."""
     from clipnotes.pocket.pretrain import configure, pretrain, variant_name
 
     out = out or f"runs/{variant_name(configure(model, steps, seed, objective, foreign))}"
     path = pretrain(model, out, steps=steps, seed=seed, device=device, resume=resume, objective=objective,
-                    foreign=foreign)
+                    foreign=foreign, workers=workers)
     click.echo(f"Weights: {path}")
 
 

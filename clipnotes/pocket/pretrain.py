@@ -1,6 +1,7 @@
 """Pre-training of the pocket backbones from a seed: contrastive on captions, or an image tower alone on labels."""
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -16,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from clipnotes.device import choose_device
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
-from clipnotes.pocket import captions, drawing, world
+from clipnotes.pocket import captions, datasets, drawing, world
 from clipnotes.pocket.model import EMBED_DIM, VISION, build, load, prepare, tokenize_captions, tokenizer
 
 STEPS = {"captions": 24000, "labels": 2000, "text": 5000}  # by objective; 24,000 steps are 3,072,000 pairs
@@ -69,11 +70,29 @@ def batch_of(config, step, tokenize):
     return images, torch.from_numpy(labels)
 
 
-def encode_text(model, tokens, groups=4):
+class Batches(torch.utils.data.Dataset):
+    """`batch_of` every step, by its number."""
+
+    def __init__(self, config):
+        self.config = config
+        self.tokenize = functools.partial(tokenize_captions, tokenizer=tokenizer())
+
+    def __getitem__(self, step):
+        return batch_of(self.config, step, self.tokenize)
+
+
+def batches(config, start, workers):
+    """The batches of the steps from `start` on; `workers` processes draw them ahead, where 0 the caller does."""
+    return torch.utils.data.DataLoader(Batches(config), batch_size=None, sampler=range(start, config.steps),
+                                       num_workers=workers, prefetch_factor=16 if workers else None)
+
+
+def encode_text(model, tokens):
     """Text features [B, d], in groups of captions of like length, each without the positions behind its longest.
 
     A causal tower never notices what stands behind the end-of-text token, which has the largest id.
     """
+    groups = 4 if tokens.device.type == "cpu" else 1  # a GPU waits for its orders, not for its sums
     ends = tokens.argmax(1)
     order = ends.argsort(stable=True)
     parts = []
@@ -105,7 +124,8 @@ def make_optimizer(model, config):
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     return torch.optim.AdamW([{"params": matrices, "weight_decay": config.weight_decay},
-                              {"params": vectors, "weight_decay": 0.0}], lr=config.lr, betas=(0.9, 0.98))
+                              {"params": vectors, "weight_decay": 0.0}], lr=config.lr, betas=(0.9, 0.98),
+                             fused=trained[0].is_cuda)
 
 
 def save_state(path, config, step, model, optimizer, log, seconds):
@@ -154,24 +174,24 @@ def untrained(config, device):
 
 
 def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_every=200, objective="captions",
-             foreign=captions.P_FOREIGN):
+             foreign=captions.P_FOREIGN, workers=0):
     """Pre-train a pocket backbone; the state is saved every `save_every` steps and a killed run goes on from there.
 
     model: "pocket-vit" or "pocket-rn"; out: folder for checkpoint.pt, stable.pt, NAME.safetensors and NAME.json.
     objective: "captions"; "labels" for an image tower that knows no text, as ImageNet networks do: NAME-classifier; or
     "text" for a text tower alone against the image tower that ships (locked-image tuning, Zhai et al. 2022): NAME-text.
     foreign: share of captions that stand among foreign words, 0 for tidy captions: NAME-tidy.
+    workers: processes that draw the batches; on a GPU that is what the training waits for.
     On a CPU the batches of a seed are the same everywhere, the weights only on the same machine and torch version.
     Returns the path of the weights. Raises ClipnotesError for an unknown model or a checkpoint of another recipe.
     """
     from tqdm.auto import tqdm
 
     config = configure(model, steps, seed, objective, foreign)
-    out = Path(out)
+    device, out = choose_device(device), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    device = choose_device(device)
     net = untrained(config, device)
-    optimizer, tokenize = make_optimizer(net, config), functools.partial(tokenize_captions, tokenizer=tokenizer())
+    optimizer = make_optimizer(net, config)
     step, log, seconds = 0, [], 0.0
     state = load_state(out / "checkpoint.pt", config) if resume else None
     if state:
@@ -181,12 +201,12 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
 
     started, losses = time.monotonic() - seconds, []
     with tqdm(total=config.steps, initial=step, desc=f"pre-training {model}", unit="step") as progress:
-        while step < config.steps:
-            losses.append(train_step(net, optimizer, config, step, tokenize, device))
+        for images, targets in batches(config, step, workers):
+            losses.append(train_step(net, optimizer, config, step, images.to(device), targets.to(device)))
             step += 1
             progress.update()
             if step % 50 == 0:
-                log.append([step, float(np.mean(losses))])
+                log.append([step, torch.stack(losses).mean().item()])
                 progress.set_postfix(loss=f"{log[-1][1]:.3f}", scale=f"{net.logit_scale.exp().item():.1f}")
                 losses = []
             if step % save_every == 0 or step in (config.fall, config.steps):
@@ -195,23 +215,42 @@ def pretrain(model, out, steps=None, seed=0, device="auto", resume=True, save_ev
     return export(net, config, log, time.monotonic() - started, out)
 
 
-def train_step(net, optimizer, config, step, tokenize, device):
-    """One step of the training, in place; returns its loss."""
-    images, targets = batch_of(config, step, tokenize)
-    images = images.to(device, memory_format=torch.channels_last)
+def train_step(net, optimizer, config, step, images, targets):
+    """One step of the training, in place; returns its loss, a tensor, so that a GPU need not be waited for."""
     compute_loss = classification_loss if config.objective == "labels" else contrastive_loss
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate(step)
     # for sequences as short as these the plain attention is much quicker on a CPU than the flash kernel
-    with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        loss = compute_loss(net, images, targets.to(device))
+    attention = sdpa_kernel(SDPBackend.MATH) if images.device.type == "cpu" else contextlib.nullcontext()
+    with torch.autocast(images.device.type, torch.bfloat16), attention:
+        loss = compute_loss(net, images.contiguous(memory_format=torch.channels_last), targets)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimizer.step()
     with torch.no_grad():
         net.logit_scale.clamp_(0, math.log(100))
-    return loss.item()
+    return loss.detach()
+
+
+@torch.no_grad()
+def calibrate(net, model):
+    """Set the logit scale so that zero-shot's cross entropy on pocket-generic's validation pictures is least, in place.
+
+    Temperature scaling (Guo et al. 2017). Captions that are vague, wrong or right for several pictures of a batch teach the
+    scale more doubt than there is about the classes of a data set. Returns the scale as it was and as it is.
+    """
+    from scipy.optimize import minimize_scalar
+
+    net = net.cpu().eval()
+    images = prepare(datasets.draw("pocket-generic", "val"), model)
+    prompts = [f"a photo of a {name}." for name in datasets.SETS["pocket-generic"].classes]
+    image, text = net.encode_image(images, normalize=True), net.encode_text(tokenizer()(prompts), normalize=True)
+    cosines, y = image @ text.T, torch.from_numpy(datasets.labels("pocket-generic", "val"))
+    before = net.logit_scale.item()
+    net.logit_scale.fill_(minimize_scalar(lambda log: F.cross_entropy(math.exp(log) * cosines, y).item(),
+                                          bounds=(0, math.log(100)), method="bounded").x)
+    return [round(math.exp(before), 2), round(net.logit_scale.exp().item(), 2)]
 
 
 def variant_name(config):
@@ -222,17 +261,20 @@ def variant_name(config):
 
 
 def export(net, config, log, seconds, out):
-    """Write NAME.safetensors (fp16) and NAME.json (recipe, pairs seen, minutes, loss curve) into `out`."""
+    """Write NAME.safetensors (fp16) and NAME.json (recipe, pairs seen, minutes, loss curve, logit scale) into `out`."""
     from safetensors.torch import save
 
     classifier = config.objective == "labels"  # of which the image tower alone is of use
+    on_gpu = next(net.parameters()).is_cuda
+    machine = torch.cuda.get_device_name() if on_gpu else f"CPU, threads: {torch.get_num_threads()}"
+    scales = {} if classifier else {"logit_scale": calibrate(net, config.model)}  # as trained, as fitted
     target = Path(out) / f"{variant_name(config)}.safetensors"
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()
                if k.startswith("visual.") or not classifier}
     with atomic_write(target, "wb") as file:
         file.write(save({k: v.contiguous() for k, v in tensors.items()}))
     record = {"recipe": asdict(config), "pairs": config.steps * config.batch, "minutes": round(seconds / 60, 1),
-              "threads": torch.get_num_threads(), "torch": torch.__version__, "loss": log}
+              "machine": machine, "torch": torch.__version__, **scales, "loss": log}
     with atomic_write(target.with_suffix(".json"), "w") as file:
         json.dump(record, file)
     return target

@@ -15,7 +15,7 @@ from clipnotes.analysis.robustness import noisy_accuracies
 from clipnotes.backbone import load_clip
 from clipnotes.data import encode_task, load_task
 from clipnotes.files import atomic_write
-from clipnotes.pocket.pretrain import STEPS, pretrain
+from clipnotes.pocket.pretrain import STEPS, configure, pretrain, variant_name
 
 DATASETS = ["pocket-textures", "pocket-pieces", "pocket-pairs", "pocket-scenes"]
 KINDS = {"web captions": 0.5, "tidy captions": 0.0}
@@ -45,7 +45,10 @@ if __name__ == "__main__":
     for seed in map(int, args.seeds.split(",")):
         for kind, foreign in KINDS.items():
             out = args.work / f"{foreign}-{seed}"
-            clip = load_clip("pocket-vit", pretrain("pocket-vit", out, args.steps, seed, objective="text", foreign=foreign))
+            weights = out / f"{variant_name(configure('pocket-vit', args.steps, seed, 'text', foreign))}.safetensors"
+            if not weights.exists():
+                pretrain("pocket-vit", out, args.steps, seed, objective="text", foreign=foreign)
+            clip = load_clip("pocket-vit", weights)
             rows += [{"captions": kind, "seed": seed, "steps": args.steps} | row for row in measure(clip)]
     with atomic_write(args.out) as stream:
         pd.DataFrame(rows).round(3).to_csv(stream, index=False, lineterminator="\n")
