@@ -33,7 +33,7 @@ def test_the_tokenizer_splits_every_word_of_the_world_as_clip_does(tokenizers):
     small, full = tokenizers
     texts = {text.replace("{}", " ") for text in captions.words()}
     f = world.sample(np.random.default_rng(0), 300)
-    for text in texts | set(captions.write(f, np.random.default_rng(1))):
+    for text in texts | set(captions.write(f, np.random.default_rng(1), foreign=0)):
         assert pieces(small, text) == pieces(full, text), text
     assert small.vocab_size < 2000 < full.vocab_size
 
@@ -91,7 +91,7 @@ def test_merges_are_applied_lowest_rank_first():
 # --- networks -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, millions", [("pocket-vit", 2.1), ("pocket-rn", 3.8)])
+@pytest.mark.parametrize("name, millions", [("pocket-vit", 2.1), ("pocket-rn", 3.85)])
 def test_size_and_output(name, millions):
     net, _, tokenizer = model.load(name, "random")
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)

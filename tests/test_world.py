@@ -262,7 +262,7 @@ def test_the_kinds_of_foreign_words_come_in_their_shares():
 
 
 def test_web_words_name_nothing_of_the_world():
-    assert set(captions.WORLD_WORDS) & set(foreign.WEB_WORDS) == {"photo"}
+    assert set(captions.WORLD_WORDS) & set(foreign.WEB_WORDS) == {"photo", "club"}  # a club is a suit, and a place to dance
 
 
 def test_foreign_words_stand_before_and_sometimes_behind():

@@ -16,7 +16,9 @@ from clipnotes.backbone import Clip, template_features
 from clipnotes.backbone.prompt_encoding import prompt_encoder
 from clipnotes.backbone.text import fill
 from clipnotes.backbone.text_towers import frame, text_tower, token_ids
+from clipnotes.data import encode_task, load_task
 from clipnotes.errors import ClipnotesError
+from clipnotes.methods import ZeroShot
 
 COUNTS = (0, 1, 2, 4, 8, 16)  # foreign tokens in a prompt; 16 is as many as prompt tuning learns
 
@@ -91,3 +93,23 @@ def template_accuracies(clip: Clip, classnames: Sequence[str], templates: Sequen
     texts = {template: features[:, t] for t, template in enumerate(templates)}
     texts["all"] = F.normalize(features.mean(1), dim=-1)
     return pd.Series({name: ((x @ text.T).argmax(1) == y).double().mean().item() for name, text in texts.items()})
+
+
+def judgement(clip: Clip, datasets: Sequence[str]) -> pd.DataFrame:
+    """How well zero-shot bears other words than it was tested with, a row a data set.
+
+    Columns: calibration error in [0, 1]; lowest and highest accuracy (%) of single templates; points lost to 16 foreign tokens.
+    """
+    rows = []
+    for name in datasets:
+        task = load_task(name)
+        bank = encode_task(clip, task, splits=("test",))
+        x, y = bank.test.unit(), bank.test.y
+        alone = template_accuracies(clip, task.classnames, task.templates, x, y).drop("all")
+        foreign = foreign_accuracy(clip, task.classnames, x, y, (0, 16)).groupby("n_foreign")["accuracy"].mean()
+        logits = ZeroShot(bank.text, clip.logit_scale).logits(x)
+        rows.append({"data set": name, "calibration error": calibration_error(logits, y),
+                     "worst template": 100 * alone.min(), "best template": 100 * alone.max(),
+                     "lost to foreign tokens": 100 * (foreign[0] - foreign[16])})
+    digits = {"calibration error": 2, "worst template": 1, "best template": 1, "lost to foreign tokens": 1}
+    return pd.DataFrame(rows).set_index("data set").round(digits)
