@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import says
 
-from clipnotes.analysis.variance import effective_rank, feature_variance, proxy_a_distance
+from clipnotes.analysis.variance import effective_rank, feature_variance, proxy_a_distance, wide_axes_signal
 
 
 @pytest.fixture
@@ -47,6 +47,22 @@ def test_effective_rank_against_the_covariance(cloud):
     rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q
     assert effective_rank(cloud @ rotation) == pytest.approx(effective_rank(cloud))
     assert 1 < effective_rank(cloud * torch.tensor([9.0, 1, 1, 1, 1, 1, 1, 1])) < effective_rank(cloud)
+
+
+@pytest.mark.parametrize("axis", [0, 3])
+def test_wide_axes_tell_classes_apart_where_the_class_means_lie_along_them(axis):
+    """Generic features are widest along axis 0; the classes are apart along `axis`."""
+    rng = np.random.default_rng(0)
+    common = np.eye(6)[5] * 50  # far from the origin, so that unit length changes little
+    generic = common + rng.normal(size=(500, 6)) * [5, 1, 1, 1, 1, 1]
+    y = np.arange(400) % 2
+    x = common + rng.normal(size=(400, 6)) + np.eye(6)[axis] * 4 * y[:, None]
+    signal = wide_axes_signal(torch.from_numpy(x), y, torch.from_numpy(generic), share=1 / 6)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    between = np.stack([unit[y == c].mean(0) for c in (0, 1)]).var(0)
+    within = np.mean([unit[y == c].var(0) for c in (0, 1)], axis=0)
+    assert signal == pytest.approx((between[0] / within[0]) / (between[1:].sum() / within[1:].sum()), rel=0.1, abs=0.01)
+    assert signal > 10 if axis == 0 else signal < 0.1
 
 
 def test_proxy_a_distance_of_clouds_apart_and_alike():

@@ -21,7 +21,7 @@ from clipnotes.analysis.overlap import checked, image_histograms, overlap
 from clipnotes.analysis.robustness import probe_accuracies
 from clipnotes.analysis.transfer import nearest_mean_accuracy
 from clipnotes.analysis.trust import trust_histograms, trust_table
-from clipnotes.analysis.variance import effective_rank, feature_variance
+from clipnotes.analysis.variance import effective_rank, feature_variance, wide_axes_signal
 from clipnotes.data import FeatureBank
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
@@ -131,6 +131,14 @@ def variances(real: RealClip) -> pd.DataFrame:
                           "effective_rank": effective_rank(bank.test.unit())} for name, kind, bank in real.each()])
 
 
+def wide_axes(real: RealClip) -> pd.DataFrame:
+    """What the widest axes of the generic features tell about the classes of each data set, see `wide_axes_signal`."""
+    generic = real.sets.generic()[0]
+    tests = {name: kinds["original"].test for name, kinds in real.banks.items()}
+    return pd.DataFrame([{"dataset": name, "signal": wide_axes_signal(test.unit(), test.y, generic)}
+                         for name, test in tests.items()])
+
+
 def pca(real: RealClip) -> pd.DataFrame:
     """PCA with more and more axes: share of the generic variance kept, overlap, accuracy of the nearest class mean."""
     x, y = real.sets.generic()
@@ -170,9 +178,9 @@ def noisy_trust_bins(real: RealClip) -> pd.DataFrame:
     return trust_histograms(half_whitened(real), max(how.noise_rates), how.draws, shots=max(how.shots))
 
 
-TABLES = {"histograms": histograms, "overlap": overlaps, "variance": variances, "pca": pca, "accuracy": accuracies,
-          "gains": gains, "probe": probes, "noisy_trust": noisy_trust, "noisy_trust_bins": noisy_trust_bins,
-          "noisy_caches": noisy_caches}
+TABLES = {"histograms": histograms, "overlap": overlaps, "variance": variances, "wide_axes": wide_axes, "pca": pca,
+          "accuracy": accuracies, "gains": gains, "probe": probes, "noisy_trust": noisy_trust,
+          "noisy_trust_bins": noisy_trust_bins, "noisy_caches": noisy_caches}
 NEEDS = {"gains": ("accuracy", "overlap")}  # tables that a table is computed from
 
 
