@@ -221,7 +221,7 @@ GRIDS = sorted(path.stem for path in (notebooks_dir() / "grids").glob("*.yaml"))
 
 @pytest.mark.parametrize("scale, name", list(product(SCALES, GRIDS)))
 def test_the_grids_of_the_exhibits_hold_for_their_notebooks(scale, name):
-    """Each run of a grid is small: one data set, and one seed unless it needs several."""
+    """Each run of a grid is one data set; at paper scale it is one seed as well, unless it needs several."""
     grid = read_grid(name, scale)
     notebook = find(grid["notebook"])
     runs = expand(grid, notebook)
@@ -229,13 +229,14 @@ def test_the_grids_of_the_exhibits_hold_for_their_notebooks(scale, name):
     defaults = {parameter.name: parameter.default for parameter in notebook.parameters}
     for run in (defaults | run for run in runs):
         assert len(run["datasets"] + run.get("closely", []) + run.get("four", [])) == 1
-        assert name == "imo_overlap" or len(run.get("seeds", [1])) == 1
-    assert name != "ptnl_fig1" or len(runs) >= 64
+        assert scale == "pocket" or name in ("imo_overlap", "imo_shift") or len(run.get("seeds", [1])) == 1
+    seeds = {seed for run in runs for seed in (defaults | run).get("seeds", [])}
+    assert not name.startswith("ptnl") or name == "ptnl_table5" or seeds == {1, 2, 3, 4}
 
 
 def test_the_table_that_ships_is_small_and_holds_every_exhibit():
     path = notebooks_dir() / "sweeps" / "pocket.csv"
-    assert path.stat().st_size < 300_000
+    assert path.stat().st_size < 700_000
     table = read_gathered([path])
     assert set(table["status"]) == {"complete"} and not table.astype(str).apply(lambda c: c.str.contains("/")).any().any()
     for like in LAYOUTS:
