@@ -17,6 +17,7 @@ from clipnotes.lab.explore import MOST, explore, explorer_content, explorer_html
 def shown(monkeypatch):
     """The bundles that were displayed."""
     bundles = []
+    monkeypatch.setitem(plt.rcParams, "savefig.facecolor", "auto")  # the style of the study, if a test set it, has white
     monkeypatch.setattr("clipnotes.lab.display.get_ipython", lambda: True)
     monkeypatch.setattr("clipnotes.lab.display.display", lambda bundle, raw, metadata: bundles.append((bundle, metadata)))
     return bundles
