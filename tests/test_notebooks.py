@@ -191,6 +191,7 @@ def test_committed_notebooks_are_executed_and_clean(path):
     assert not [output for output in outputs if output.output_type == "error"]
     text = json.dumps([output for output in outputs])
     assert str(Path.home()) + "/" not in text and str(ROOT) not in text
+    assert "close: no" not in text and "Warning: " not in text
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert pictures and all(output.metadata["image/png"]["alt"] for output in pictures)
 

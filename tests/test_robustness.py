@@ -166,7 +166,8 @@ def test_every_method_has_its_recipes():
     assert all(set(recipe["lr"]) == set(METHODS) for recipe in SGD_RECIPES.values())
     assert sgd_config("TEnc-FT") == SGDConfig() and sgd_config("TEnc-FT", epochs=3) == SGDConfig(epochs=3)
     assert settings("TEnc-FT", lr=1, q=0.5) == {"sgd": SGDConfig(lr=1), "q": 0.5}
-    assert sgd_config("Ctx-8", "pocket-own") == sgd_config("Prompt Tuning", "pocket-own") != sgd_config("CLS Tuning", "pocket-own")
+    own = {method: sgd_config(method, "pocket-own") for method in ("Ctx-8", "Prompt Tuning", "CLS Tuning")}
+    assert own["Ctx-8"] == own["Prompt Tuning"] != own["CLS Tuning"]
     assert all(sgd_config(method, "pocket") == sgd_config("Prompt Tuning", "pocket") for method in METHODS), "one rate for all"
 
 
