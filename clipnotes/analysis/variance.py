@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from clipnotes.errors import ClipnotesError
+from clipnotes.methods.corrections import principal_axes
 from clipnotes.methods.inputs import unit_features
 
 
@@ -63,8 +65,8 @@ def wide_axes_signal(x: Any, y: Any, generic: Any, share: float = 0.05) -> float
     hold what images of one class differ in. Raises ClipnotesError as `feature_variance` does.
     """
     x, generic = several_rows(x, "x"), several_rows(generic, "generic")
-    axes = np.linalg.svd(generic - generic.mean(0), full_matrices=True)[2]  # rows, widest first
-    z, wide = (x - x.mean(0)) @ axes.T, max(1, round(share * x.shape[1]))
+    axes = principal_axes(torch.from_numpy(generic - generic.mean(0)))[1].numpy()  # columns, widest first
+    z, wide = (x - x.mean(0)) @ axes, max(1, round(share * x.shape[1]))
     classes = np.unique(np.asarray(y), return_inverse=True)[1]
     means = np.stack([z[classes == c].mean(0) for c in range(classes.max() + 1)])[classes]  # [N, d]
     between, within = (means ** 2).mean(0), ((z - means) ** 2).mean(0)
