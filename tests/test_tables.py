@@ -222,6 +222,10 @@ GRIDS = sorted(path.stem for path in (notebooks_dir() / "grids").glob("*.yaml"))
 @pytest.mark.parametrize("scale, name", list(product(SCALES, GRIDS)))
 def test_the_grids_of_the_exhibits_hold_for_their_notebooks(scale, name):
     """Each run of a grid is one data set; at paper scale it is one seed as well, unless it needs several."""
+    if name == "pretraining" and scale == "paper":
+        with pytest.raises(ClipnotesError, match="Grid pretraining.yaml has no part `paper`"):
+            read_grid(name, scale)
+        return
     grid = read_grid(name, scale)
     notebook = find(grid["notebook"])
     runs = expand(grid, notebook)

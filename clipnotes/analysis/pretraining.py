@@ -18,7 +18,8 @@ from clipnotes.backbone.text import fill
 from clipnotes.backbone.text_towers import frame, text_tower, token_ids
 from clipnotes.data import encode_task, load_task
 from clipnotes.errors import ClipnotesError
-from clipnotes.methods import ZeroShot
+from clipnotes.methods import PromptTuning, ZeroShot
+from clipnotes.methods.base import Classifier
 
 COUNTS = (0, 1, 2, 4, 8, 16)  # foreign tokens in a prompt; 16 is as many as prompt tuning learns
 
@@ -84,6 +85,11 @@ def mean_cosine(text: torch.Tensor) -> float:
     """Mean cosine between the unit texts [C, d] of different classes."""
     n = len(text)
     return ((text @ text.T).sum() - n).item() / (n * (n - 1))
+
+
+def prompt_cosine(model: Classifier) -> dict[str, float]:
+    """`mean_cosine` of a fitted `PromptTuning` as {"class_cosine": value}, and {} of any other model."""
+    return {"class_cosine": mean_cosine(model.text_features())} if isinstance(model, PromptTuning) else {}
 
 
 def template_accuracies(clip: Clip, classnames: Sequence[str], templates: Sequence[str], x: torch.Tensor,

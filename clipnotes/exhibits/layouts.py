@@ -72,6 +72,13 @@ LAYOUTS = {
         {"dataset": "datasets", **_CURVES, "model": "model"}, off={"context_lengths": []},
         paper=(("ptnl", "PTNL row", {"dataset": "DTD", "metric": "accuracy"}),
                ("ptnl", "OxfordPets curve", {"method": "CLIP Prompt Tuning"}))),
+    "ptnl:own_rates": Layout(
+        "Beside paper B, Tables 1 and 2: test accuracy (%) with the learning rate that is each method's own best",
+        "08_why_prompts_resist", "ptnl_tables_1_2",
+        tuple((method, "ce") for method in ("Classifier-R", "Classifier-C", "TEnc-FT", "Full Prompt Tuning", "CLS Tuning",
+                                            _PROMPT)),
+        "noise_rate", {"dataset": "datasets", **_CURVES, "model": "model"}, metric="accuracy_own_rate",
+        off={"context_lengths": []}),
     "ptnl:table3": Layout(
         "Paper B, Table 3: test accuracy (%) of prompt tuning with two backbones", "07_noisy_labels", "ptnl_table3",
         ((_PROMPT, "ce"),), "noise_rate", {"dataset": "datasets", **_CURVES, "model": "models"},
@@ -121,6 +128,19 @@ LAYOUTS = {
         {"dataset": "datasets", "features": "corrections", "model": "model", "p_source": "source"},
         rows=("dataset", "method"), metric="overlap", several="", off={"shifted": []},
         paper=(("measured", "overlap area", {}),)),
+    "meet:noise": Layout(
+        "Where the papers meet: test accuracy (%) of caches and of trained methods by share of wrong labels",
+        "15_where_they_meet", "where_they_meet",
+        tuple((method, "") for method in ("class means", "soft means, rho estimated", "cache without text",
+                                          "cache without text, soft labels", "linear probe", "linear probe, GCE",
+                                          "prompt tuning", "prompt tuning, GCE")),
+        "noise_rate", {"dataset": "datasets", **_CURVES, "features": "correction", "model": "model"},
+        rows=("dataset", "method", "features"), only={"noise_kind": ("uniform",)}),
+    "pretraining:noise": Layout(
+        "Pre-training on web or tidy captions: test accuracy (%) by share of wrong labels", "14_what_pretraining_does",
+        "pretraining", ((_PROMPT, "ce"), (_PROMPT, "gce"), ("CLS Tuning", "ce"), ("Full Prompt Tuning", "ce"),
+                        ("TEnc-FT", "ce"), ("Classifier-C", "ce"), ("Classifier-R", "ce"), ("Classifier-R", "gce")),
+        "noise_rate", {"dataset": "datasets", **_CURVES, "model": "model"}, rows=("dataset", "captions", "method", "loss")),
 }
 
 
