@@ -12,6 +12,7 @@ import pandas as pd
 
 from clipnotes.errors import ClipnotesError, first_line
 from clipnotes.files import atomic_write
+from clipnotes.paths import notebooks_dir
 from clipnotes.progress import progress_bar
 from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import COLUMNS, RESULTS, damage, read_facts, read_sweep
@@ -62,6 +63,12 @@ def gather(folders: Sequence[str | Path], progress: bool = True) -> pd.DataFrame
     further = [c for c in columns if c not in [*COLUMNS, *FACTS] and not c.startswith("p_")]
     order = [*COLUMNS, *further, *FACTS, *[c for c in columns if c.startswith("p_")]]
     return _parsed(StringIO(_text(pd.DataFrame(rows, columns=order))))
+
+
+def shipped(notebook: str) -> pd.DataFrame:
+    """The rows of one notebook in the gathered table that ships, which the pocket grids made."""
+    table = read_gathered([notebooks_dir() / "sweeps" / "pocket.csv"])
+    return table[table["notebook"] == notebook]
 
 
 def runs_in(folder: Path, several: bool = False) -> list[Recorded]:
