@@ -21,9 +21,10 @@ from conftest import caltech_manifest
 from clipnotes.analysis import overlap
 from clipnotes.analysis.corrected import StoredSets
 from clipnotes.data import FeatureBank
-from clipnotes.exhibits.claims import CLAIMS
+from clipnotes.exhibits.claims import CLAIMS, effects
+from clipnotes.exhibits.gather import read_gathered
 from clipnotes.methods import TipAdapter, ZeroShot
-from clipnotes.paths import checkout_dir
+from clipnotes.paths import checkout_dir, notebooks_dir
 from clipnotes.running.execute import run_notebook
 from clipnotes.running.study import preset_names, read_preset
 from clipnotes.series.exercises import is_starter, solutions, solved
@@ -271,13 +272,18 @@ def test_minutes_are_those_of_the_notebooks_metadata():
 
 
 def test_the_readme_s_answer_is_what_the_shipped_numbers_say():
-    """How many claims real CLIP bears out: of the tables under data_manifests/papers, no pocket run needed."""
+    """How many claims real CLIP bears out, by the tables under data_manifests/papers, and pocket, by the gathered one."""
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     said = {"B": re.search(r"(\d) of the (\d) claims of paper B", text), "A": re.search(r"(\d) of (\d) of paper A", text)}
     for paper, found in said.items():
         measured = [claim.real() for claim in CLAIMS if claim.sided and claim.id[0] == paper]
         means = [values.mean() for values in measured if values is not None]
         assert found.groups() == (str(sum(mean > 0 for mean in means)), str(len(means))), paper
+    world = re.search(r"is on that side in (\d+) of (\d+) claims of paper B and in (\d+) of (\d+) of paper A", text)
+    found = effects(read_gathered([notebooks_dir() / "sweeps" / "pocket.csv"])).query("scale == 'pocket'")
+    means = found.groupby("claim")["value"].mean()[[claim.id for claim in CLAIMS if claim.sided]]
+    counted = [(means.filter(like=paper) > 0).agg(["sum", "size"]) for paper in "BA"]
+    assert [int(number) for number in world.groups()] == [number for pair in counted for number in pair]
 
 
 @pytest.mark.parametrize("notebook", series(), ids=lambda notebook: notebook.name)
