@@ -40,7 +40,7 @@ notebooks: install
 	$(BIN)/clipnotes study --preset pocket --out runs --update
 	cp runs/13_results/figures/fig1_paper_b.png notebooks/images/results_b.png
 
-# Runs the pocket grids, or goes on with them, and gathers the table that ships; a good hour on two cores.
+# Runs the pocket grids, or goes on with them, and gathers the table that ships; an hour and a half on two cores.
 sweeps: install
 	for grid in notebooks/grids/*.yaml; do \
 	  name=$$(basename $$grid .yaml); \

@@ -14,7 +14,7 @@ from clipnotes.cli.main import main
 from clipnotes.errors import ClipnotesError
 from clipnotes.exhibits import gather as lab_gather
 from clipnotes.exhibits.compact import compact
-from clipnotes.exhibits.gather import gather, read_gathered, write_gathered
+from clipnotes.exhibits.gather import gather, read_gathered, shipped, write_gathered
 from clipnotes.series.notebooks import find
 from clipnotes.series.run_folder import read_facts, seal, write_facts
 
@@ -93,6 +93,15 @@ def test_the_file_holds_what_the_table_holds(sweep, tmp_path):
     assert len(read_gathered([file, tmp_path / "more"])) == len(table) + 1
     with pytest.raises(ClipnotesError, match="must end in .csv"):
         write_gathered(table, sweep / "gathered.txt")
+
+
+def test_of_the_table_that_ships_a_notebook_takes_its_own_rows(sweep, tmp_path, monkeypatch):
+    table = gather([sweep])
+    (tmp_path / "series" / "sweeps").mkdir(parents=True)
+    write_gathered(pd.concat([table, table.assign(notebook="99_other")]), tmp_path / "series" / "sweeps" / "pocket.csv")
+    monkeypatch.setenv("CLIPNOTES_NOTEBOOKS", str(tmp_path / "series"))
+    assert set(shipped("07_noisy_labels")["notebook"]) == {"07_noisy_labels"} and len(shipped("07_noisy_labels")) == len(table)
+    assert shipped("02_none").empty
 
 
 def test_parquet_lies_beside_it_where_pyarrow_is_installed(sweep, monkeypatch):

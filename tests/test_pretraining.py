@@ -10,6 +10,7 @@ from clipnotes.backbone import load_clip
 from clipnotes.backbone.text_towers import token_ids
 from clipnotes.data import encode_task, load_task
 from clipnotes.errors import ClipnotesError
+from clipnotes.methods import PromptTuning, ZeroShot
 
 NAMES = ["cat", "coffee cup", "sun"]
 
@@ -61,6 +62,14 @@ def test_without_foreign_tokens_it_is_zero_shot(clip, features):
     assert rows["accuracy"][0] == 0.75
     cosines = [(x[i] @ x[j]).item() for i, j in ((0, 1), (0, 2), (1, 2))]
     assert rows["cosine"][0] == pytest.approx(np.mean(cosines), abs=1e-5)
+
+
+def test_the_cosine_of_a_prompt_is_that_of_its_texts_and_other_models_have_none(clip):
+    prompt = PromptTuning(clip, ["cat", "dog", "boat"]).start()
+    text = prompt.text_features().numpy()
+    pairs = [text[i] @ text[j] for i in range(3) for j in range(3) if i != j]
+    assert pretraining.prompt_cosine(prompt) == {"class_cosine": pytest.approx(np.mean(pairs), abs=1e-6)}
+    assert pretraining.prompt_cosine(ZeroShot(prompt.text_features())) == {}
 
 
 def test_a_prompt_that_does_not_fit_is_refused(clip):
