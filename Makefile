@@ -1,8 +1,8 @@
-# make study   runs the series at pocket scale (PRESET=quick: in seconds a notebook) and makes a book of it
+# make study   runs the series at pocket scale and makes a book of it; PRESET=pocket: with all data sets, in twice the time
 # make test    runs the tests; both install what they need into .venv first
 
 PYTHON ?= python3
-PRESET ?= pocket
+PRESET ?= short
 OUT ?= runs/study
 BIN := .venv/bin
 STAMP := .venv/.installed
