@@ -130,7 +130,7 @@ def _split(pairs):
 
 
 @cli.command()
-@click.option("--preset", default="pocket", show_default=True, help="In notebooks/presets: quick, short, pocket, laptop, paper.")
+@click.option("--preset", default="pocket", show_default=True, help="In notebooks/presets: quick, short, pocket, laptop ...")
 @click.option("--only", metavar="02,04", help="These notebooks only.")
 @click.option("--resume", is_flag=True, help="Keep complete runs of the same code, parameters and version.")
 @click.option("--out", default="runs/study", show_default=True, type=FOLDER)
