@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from conftest import write_notebook
 from recorded import finish_toy, holding
 
 import clipnotes
@@ -78,6 +79,18 @@ def test_two_at_a_time_give_what_one_by_one_gives(toy_notebook):
     assert together[1]["error"] == one_by_one[1]["error"]
     assert Path("one/01_toy/results.csv").read_text() == Path("two/01_toy/results.csv").read_text()
     assert "1 of 2 notebooks complete" in Path("two/index.html").read_text()
+
+
+def test_the_longest_start_first(toy_notebook):
+    names = ["01_toy", "02_more", "03_more", "04_more", "05_more"]
+    for minutes, name in enumerate(names, 1):
+        path = write_notebook(toy_notebook.with_name(f"{name}.ipynb"))
+        content = json.loads(path.read_text())
+        content["metadata"]["clipnotes"]["minutes"] = minutes
+        path.write_text(json.dumps(content))
+    study(out="out", jobs=2)
+    started = sorted(names, key=lambda name: facts(f"out/{name}")["started"])
+    assert set(started[:2]) == set(names[3:]) and started[2] == names[2], started
 
 
 def test_a_killed_run_is_not_taken_for_whole(toy_notebook):
