@@ -68,6 +68,12 @@ def test_seeds_are_dots_and_their_mean_a_large_one():
     plt.close()
 
 
+def test_room_for_lines_gives_grids_of_several_titles_one_size():
+    sizes = {tuple(image_grid([np.zeros((1, 2, 2, 3))], ["row"], [[title]], lines=3).get_size_inches())
+             for title in ("one", "one\ntwo", "one\ntwo\nthree")}
+    assert len(sizes) == 1
+
+
 def test_titles_above_pictures_are_wrapped_between_words():
     figure = image_grid([np.zeros((1, 2, 2, 3))], ["row"], [["red hexagon\nis crosshatched"]], wrap=8)
     assert figure.axes[0].get_title(loc="center") == "red\nhexagon\nis\ncrosshatched"

@@ -48,17 +48,18 @@ def doubling_axis(ax: plt.Axes, values: Iterable[float]) -> None:
 
 
 def image_grid(rows: Sequence, labels: Sequence[str], titles: Sequence[Sequence[str]] | None = None, width: float = 7.0,
-               figure: plt.Figure | None = None, wrap: int | None = None) -> plt.Figure:
+               figure: plt.Figure | None = None, wrap: int | None = None, lines: int = 0) -> plt.Figure:
     """A figure of pictures in rows: `rows` a list of arrays [C, H, W, 3], `labels` one text a row.
 
     titles: texts above the pictures, a list a row, or None. wrap: letters of a line of these, None for any number.
+    lines: of a title, that room is left for at least, so that figures of several titles have one size.
     figure: drawn into this one, else into a new one.
     """
     if wrap:
         titles = [[wrapped(title, wrap) for title in row] for row in titles]
     columns = max(len(row) for row in rows)
     side = width / (columns + 1.6)  # the labels take the place of 1.6 pictures
-    lines = 0 if titles is None else 1 + max(title.count("\n") for row in titles for title in row)
+    lines = 0 if titles is None else max(lines, 1 + max(title.count("\n") for row in titles for title in row))
     height = len(rows) * side * (1 + 0.3 * lines)
     figure = figure or plt.figure()
     figure.set_size_inches(width, height)
