@@ -19,7 +19,7 @@ import clipnotes
 from clipnotes.cli.main import main
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
-from clipnotes.running import engine, execute
+from clipnotes.running import cluster, engine, execute
 from clipnotes.running.commit import commit_outputs
 from clipnotes.running.contents import write_contents
 from clipnotes.running.execute import absolute, completed, overrides
@@ -82,15 +82,20 @@ def test_two_at_a_time_give_what_one_by_one_gives(toy_notebook):
 
 
 def test_the_longest_start_first(toy_notebook):
-    names = ["01_toy", "02_more", "03_more", "04_more", "05_more"]
-    for minutes, name in enumerate(names, 1):
+    for name, minutes in {"01_toy": 2, "02_more": 3, "03_more": 1, "04_more": 4}.items():
         path = write_notebook(toy_notebook.with_name(f"{name}.ipynb"))
         content = json.loads(path.read_text())
         content["metadata"]["clipnotes"]["minutes"] = minutes
         path.write_text(json.dumps(content))
-    study(out="out", jobs=2)
-    started = sorted(names, key=lambda name: facts(f"out/{name}")["started"])
-    assert set(started[:2]) == set(names[3:]) and started[2] == names[2], started
+    jobs = [engine.Job(find(number), {}, Path("out", number)) for number in ("01", "02", "03", "04")]
+    with cluster.local_client(workers=1) as client:
+        assert [job.notebook.number for job, _ in engine.compute(jobs, client)] == ["04", "02", "01", "03"]
+
+
+def test_where_all_is_kept_no_workers_are_started(toy_notebook, monkeypatch):
+    finish_toy("out/01_toy")
+    monkeypatch.setattr(cluster, "local_client", None)
+    assert [each["kept"] for each in study(out="out", jobs=2, resume=True)] == [True]
 
 
 def test_a_killed_run_is_not_taken_for_whole(toy_notebook):

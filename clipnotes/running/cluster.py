@@ -20,8 +20,8 @@ TIMEOUT = 20  # seconds in which a running scheduler must answer
 
 @contextmanager
 def client_for(runs: int, workers: int = 1, scheduler: str | None = None, retries: int = 0) -> Iterator[Client | None]:
-    """A Client of `workers` processes on this machine for these runs, or of a running scheduler; None for one worker."""
-    if not scheduler and workers == 1:
+    """A Client of `workers` processes on this machine for these runs, or of a running scheduler; None if one by one will do."""
+    if not scheduler and (workers == 1 or not runs):
         yield None
         return
     with remote_client(scheduler) if scheduler else local_client(workers, retries, runs) as client:

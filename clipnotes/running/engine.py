@@ -44,13 +44,14 @@ def compute(jobs: Iterable[Job], client: Client | None = None, retries: int = 0)
         for job in jobs:
             yield job, run_job(job, retries)
         return
-    futures, token = {}, uuid4().hex[:8]  # a scheduler that outlives this command must not take the next one's runs for these
     longest_first = sorted(jobs, key=lambda job: -job.notebook.facts.get("minutes", 0))
-    for place, job in enumerate(longest_first):
-        made_with = (job.notebook.name, job.notebook.code_hash, clipnotes.__version__)
-        run = client.submit(run_on_worker, made_with, job.parameters, str(job.out.absolute()), job.page, job.resume, retries,
-                            str(Path.cwd()), key=f"{job.out.name}-{token}", priority=-place)  # else Dask takes the keys' order
-        futures[run] = job
+    token = uuid4().hex[:8]  # a scheduler that outlives this command must not take the next one's runs for these
+    # Keys of one group wait at the scheduler, in their order, for a worker that is free; others are dealt out at once.
+    keys = [(f"runs-{token}", job.out.name) for job in longest_first]
+    arguments = [((job.notebook.name, job.notebook.code_hash, clipnotes.__version__), job.parameters, str(job.out.absolute()),
+                  job.page, job.resume, retries, str(Path.cwd())) for job in longest_first]
+    runs = client.map(run_on_worker, *zip(*arguments, strict=True), key=keys)
+    futures = dict(zip(runs, longest_first, strict=True))
     for future in as_completed(list(futures)):
         yield futures[future], _outcome(futures[future], future)
 
