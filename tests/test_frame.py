@@ -258,7 +258,7 @@ def held(path, begun, seconds):
 def test_who_comes_later_waits_and_an_error_lets_go(tmp_path):
     context = get_context("spawn")
     begun = context.Event()
-    process = context.Process(target=held, args=(tmp_path / "x", begun, 1.0))
+    process = context.Process(target=held, args=(tmp_path / "x", begun, 2.0))
     process.start()
     assert begun.wait(60)
     since = time.monotonic()
