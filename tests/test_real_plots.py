@@ -70,7 +70,7 @@ def test_shot_curves_average_data_sets_draw_by_draw():
     assert (high - low) / 2 == pytest.approx(np.std([30, 60], ddof=1))
 
 
-def test_gain_scatter_writes_the_correlation_and_names_the_outlier():
+def test_gain_scatter_writes_the_correlation_and_rings_the_data_set_that_makes_it():
     points = pd.DataFrame({"dataset": ["dtd", "oxford_pets", "pocket-pairs", "digits"], "features": "whitening",
                            "overlap reduction": [0.0, 0.1, 0.2, 0.3], "gain": [0.0, 1.0, 9.0, 3.0]})
     ax = plt.subplots()[1]
@@ -78,9 +78,13 @@ def test_gain_scatter_writes_the_correlation_and_names_the_outlier():
     r = np.corrcoef(points["overlap reduction"], points["gain"])[0, 1]
     without = [np.corrcoef(part["overlap reduction"], part["gain"])[0, 1] for part in map(points.drop, points.index)]
     name, rest = max(zip(["DTD", "Oxford Pets", "pairs", "digits"], without, strict=True), key=lambda pair: abs(pair[1] - r))
-    assert [text.get_text() for text in ax.texts] == [name]
-    assert ax.get_title(loc="right") == f"r = {r:.2f}, n = 4\n{rest:.2f} without {name}"
+    assert ax.get_title(loc="right") == f"r = {r:.2f}, 4 sets\n{rest:.2f} without {name}"
+    (ringed,) = points.index[[real_plots.title_of(each) == name for each in points["dataset"]]]
+    assert ax.lines[-1].get_xydata().tolist() == [points.loc[ringed, ["overlap reduction", "gain"]].tolist()]
     assert ax.get_legend_handles_labels()[1] == ["whitening"]
+    two = pd.concat([points[:2]] * 3)
+    real_plots.gain_scatter(ax, two, "overlap reduction", ["whitening"])
+    assert ax.get_title(loc="right") == "2 data sets: no r"
 
 
 def test_overlap_columns_compare_on_one_scale():

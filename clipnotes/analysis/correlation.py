@@ -59,11 +59,12 @@ def correlation(overlap_reduction: Any, gain: Any, groups: Any, draws: int = 200
     return Correlation(pearson, intervals[0], spearman, intervals[1], len(x), len(names))
 
 
-def outlier(x: np.ndarray, y: np.ndarray) -> tuple[int, float]:
-    """(row whose absence changes Pearson's r the most, r without it) of n > 3 rows."""
-    without = np.array([np.corrcoef(np.delete(x, i), np.delete(y, i))[0, 1] for i in range(len(x))])
-    row = int(np.nanargmax(np.abs(without - np.corrcoef(x, y)[0, 1])))
-    return row, float(without[row])
+def outlier(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[str, float]:
+    """(group whose absence changes Pearson's r the most, r without all of its rows) of more than three groups."""
+    names = np.unique(groups)
+    without = np.array([np.corrcoef(x[groups != name], y[groups != name])[0, 1] for name in names])
+    most = int(np.nanargmax(np.abs(without - np.corrcoef(x, y)[0, 1])))
+    return str(names[most]), float(without[most])
 
 
 def both(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

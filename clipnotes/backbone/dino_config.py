@@ -65,6 +65,11 @@ class DinoConfig:
     def __post_init__(self) -> None:
         check_all(self.rules, self)
 
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate of the training, reached when the warm-up ends."""
+        return self.lr * self.batch_size / 256
+
 
 # "pocket": the best of twelve settings on validation splits, none of which lowered the overlap; a smaller head, fewer crops,
 # and no augmentation that makes one drawn class look like another.

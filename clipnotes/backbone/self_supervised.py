@@ -111,7 +111,7 @@ class TeacherAndStudent:
 def schedules(config: DinoConfig, n_steps: int) -> dict[str, np.ndarray]:
     """What changes from step to step: name -> float64 [n_steps]."""
     steps_per_epoch = n_steps // config.epochs
-    peak = config.lr * config.batch_size / 256
+    peak = config.peak_lr
     rise = np.linspace(0, peak, round(config.warmup_epochs * steps_per_epoch))
     warm = np.linspace(*config.teacher_temperatures, round(config.temperature_epochs * steps_per_epoch))
     return {"lr": np.append(rise, cosine(peak, config.min_lr, n_steps - len(rise)))[:n_steps],

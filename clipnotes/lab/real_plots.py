@@ -11,6 +11,7 @@ from clipnotes.analysis.correlation import outlier
 from clipnotes.analysis.overlap import Overlap
 from clipnotes.exhibits.papers import known_numbers
 from clipnotes.exhibits.real_clip import TITLES, read
+from clipnotes.lab.display import plural
 from clipnotes.lab.figures import PALETTE
 from clipnotes.lab.plots import METHOD_STYLES, doubling_axis, draw_overlap, legend_below, named_rows
 
@@ -73,7 +74,8 @@ def shot_curves(ax: plt.Axes, rows: pd.DataFrame, kinds: Iterable[str]) -> None:
 def gain_scatter(ax: plt.Axes, points: pd.DataFrame, column: str, kinds: Iterable[str]) -> None:
     """Gain against a column of `points`, a point a data set and correction, in the order of `kinds`.
 
-    Above stand Pearson's r and, below it, what it is without the one point that it hangs on most, which is named.
+    Above stand Pearson's r, for which it takes three data sets, and what it is without the data set that it hangs on most, of
+    more than three; that one's points are ringed.
     """
     for kind in dict.fromkeys(kinds):
         part, (marker, role) = points[points["features"] == kind], CORRECTION_STYLES.get(kind, ("h", "text"))
@@ -81,17 +83,16 @@ def gain_scatter(ax: plt.Axes, points: pd.DataFrame, column: str, kinds: Iterabl
             ax.plot(part[column], part["gain"], marker, color=PALETTE[role], alpha=0.85, label=kind)
     ax.axhline(0, color="0.5", linewidth=1)
     ax.axvline(0, color="0.5", linewidth=1)
-    x, y = points[column].to_numpy(), points["gain"].to_numpy()
-    if len(points) > 2:
-        said = f"r = {np.corrcoef(x, y)[0, 1]:.2f}, n = {len(points)}"
-        if len(points) > 3:
-            off, without = outlier(x, y)
-            name = title_of(points["dataset"].iloc[off])
-            left = x[off] < (x.min() + x.max()) / 2
-            ax.annotate(name, (x[off], y[off]), xytext=(6 if left else -6, 4), textcoords="offset points", fontsize=9,
-                        ha="left" if left else "right")
-            said += f"\n{without:.2f} without {name}"
-        ax.set_title(said, loc="right", fontsize=9)
+    x, y, names = (points[name].to_numpy() for name in (column, "gain", "dataset"))
+    if (sets := points["dataset"].nunique()) < 3:
+        said = f"{plural(sets, 'data set')}: no r"
+    else:
+        said = f"r = {np.corrcoef(x, y)[0, 1]:.2f}, {sets} sets"
+        if sets > 3:
+            most, without = outlier(x, y, names)
+            ax.plot(x[names == most], y[names == most], "o", markersize=11, color="0.3", fillstyle="none", markeredgewidth=0.8)
+            said += f"\n{without:.2f} without {title_of(most)}"
+    ax.set_title(said, loc="right", fontsize=9)
 
 
 def real_effects(method: str = "nearest class mean", shots: int = 16) -> tuple[pd.DataFrame, pd.DataFrame]:
