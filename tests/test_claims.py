@@ -1,5 +1,7 @@
 """The claims of both papers as effects: signs, sources, words."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,4 +85,6 @@ def test_every_claim_of_the_shipped_table_has_effects_and_points_to_a_notebook()
     assert list(words["claim"]) == [each.id for each in claims.CLAIMS] and words["claim"].is_unique
     assert (words["pocket"] != "").all() and np.isfinite(found["value"]).all()
     for each in claims.CLAIMS:
-        assert find(each.see[:2]) and (each.source != "") == (each.real() is not None)
+        notebook, figure = re.fullmatch(r"(\d\d), Fig\. (\w+)", each.see).groups()
+        code = "\n".join(cell["source"] for cell in find(notebook).content["cells"] if cell["cell_type"] == "code")
+        assert f'"fig{figure}_' in code and (each.source != "") == (each.real() is not None), each.see

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from clipnotes.lab.gradient_plots import norm_histograms, ratio_lines, ratio_marks
-from clipnotes.lab.noisy_plots import gain_points, method_dots, moved_points, noise_estimates, rate_lines
+from clipnotes.lab.noisy_plots import gain_points, method_dots, moved_points, name_points, noise_estimates, rate_lines
 from clipnotes.lab.plots import count_grid, log_ticks
 
 KINDS = ["original", "whitening"]
@@ -29,17 +29,33 @@ def test_lines_against_noise_are_means_over_data_sets_and_corrected_ones_share_a
         np.testing.assert_allclose(line.get_xydata(), [[0, 20], [50, 70]])
 
 
+def names(ax):
+    return {text.get_text(): (text.get_ha(), text.get_va()) for text in ax.texts if text.get_text()}
+
+
 def test_names_stand_where_the_arrow_is_not(ax):
     table = pd.DataFrame({"dataset": ["left", "left", "right", "right"], "features": KINDS * 2, "x": [2.0, 1.0, 3.0, 4.0],
                           "y": [1.0, 2.0, 1.0, 2.0]})
     moved_points(ax, table, "x", "y")
-    assert {text.get_text(): text.get_ha() for text in ax.texts if text.get_text()} == {"left": "left", "right": "right"}
+    name_points(ax, table, "x", "y")
+    assert names(ax) == {"left": ("left", "center"), "right": ("right", "center")}
+
+
+def test_names_keep_out_of_the_way_of_other_arrows_and_of_one_another(ax):
+    """a would stand right of its point, where the arrow of b comes down; c, on the edge, has no room on the right."""
+    table = pd.DataFrame({"dataset": list("aabbcc"), "features": KINDS * 3, "x": [2.0, 1.0, 2.15, 2.05, 3.7, 3.0],
+                          "y": [2.0, 1.0, 3.0, 1.0, 3.0, 3.0]}).replace({"dataset": {"a": "a long name", "c": "by the edge"}})
+    moved_points(ax, table, "x", "y")
+    ax.set(yscale="log", xlim=(0.5, 4.1))
+    name_points(ax, table, "x", "y")
+    assert names(ax)["a long name"] == ("right", "center") and names(ax)["by the edge"] == ("center", "bottom")
 
 
 def test_gains_of_a_data_set_are_joined_and_named_once(ax):
     table = pd.DataFrame({"dataset": ["a", "a"], "features": KINDS, "clean accuracy": [50.0, 60.0], "gain": [-2.0, 4.0]})
     gain_points(ax, table, "title", "paired")
-    assert [text.get_text() for text in ax.texts] == ["a"] and ax.texts[0].get_va() == "top"
+    name_points(ax, table, "clean accuracy", "gain", level=-2)
+    assert len(ax.texts) == 1 and names(ax)["a"][1] in ("top", "bottom")  # left and right of the point is the line
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[50, -2], [60, 4]])
 
 

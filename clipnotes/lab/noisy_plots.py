@@ -48,17 +48,53 @@ def trust_histogram(ax: plt.Axes, counts: pd.DataFrame, title: str, area: float)
 
 def moved_points(ax: plt.Axes, table: pd.DataFrame, x: str, y: str, colour: str = "paired") -> None:
     """Every data set's way from original features (dot) to corrected ones (arrow head): columns dataset, features, x and y."""
-    for name, part in table.groupby("dataset", sort=False):
-        part = part.set_index("features")
-        corrected = next(kind for kind in part.index if kind != "original")
-        start, end = (part.loc[kind, [x, y]].to_numpy(float) for kind in ("original", corrected))
+    for start, end in ways(table, x, y).values():
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": PALETTE[colour], "linewidth": 1.5})
         ax.plot(*start, "o", color=PALETTE[colour], markersize=6)
         ax.plot(*end, alpha=0)  # so that the axes hold the arrow heads, too
-        side = -1 if end[0] > start[0] else 1  # where the arrow is not
-        ax.annotate(name, start, xytext=(7 * side, 0), textcoords="offset points", fontsize=9, color="0.3", va="center",
-                    ha="left" if side > 0 else "right")
     ax.margins(0.12)
+
+
+def ways(table: pd.DataFrame, x: str, y: str) -> dict[str, np.ndarray]:
+    """{data set: [2, 2], its point (x, y) of original features and that of corrected ones}, where both are numbers."""
+    ends = {name: part.sort_values("features", key=lambda kinds: kinds != "original")[[x, y]].to_numpy(float)
+            for name, part in table.groupby("dataset", sort=False)}
+    return {name: points[[0, -1]] for name, points in ends.items() if np.isfinite(points).all()}
+
+
+def name_points(ax: plt.Axes, table: pd.DataFrame, x: str, y: str, level: float | None = None) -> None:
+    """Write each data set's name beside its point of original features, on the side that lines, points and names leave free.
+
+    table: columns dataset, features, x and y, as `moved_points` and `gain_points` take them. level: of a horizontal line. Call
+    it last: it looks where things lie in the figure as it is.
+    """
+    ax.figure.draw_without_rendering()
+    found = {name: ax.transData.transform(ends) for name, ends in ways(table, x, y).items()}  # in pixels
+    steps, around = np.linspace(0, 1, 60)[:, None], 6 * np.array([(1, 1), (1, -1), (-1, 1), (-1, -1), (0, 0)])  # of a marker
+    taken = [start + steps * (end - start) for start, end in found.values()]
+    taken += [point + around for ends in found.values() for point in ends]
+    if level is not None:
+        (left, right), height = ax.get_window_extent().intervalx, ax.transData.transform((1, level))[1]
+        taken.append(np.column_stack([np.linspace(left, right, 200), np.full(200, height)]))
+    for (name, ends), (start, end) in zip(ways(table, x, y).items(), found.values(), strict=True):
+        away = -1 if end[0] > start[0] else 1  # from the own arrow
+        tried = []
+        for dx, dy in ((away, 0), (-away, 0), (0, 1), (0, -1), (away, 1), (away, -1), (-away, 1), (-away, -1)):
+            far = 5 if dx and dy else 7
+            text = ax.annotate(name, ends[0], xytext=(far * dx, far * dy), textcoords="offset points", fontsize=9, color="0.3",
+                               ha=("center", "left", "right")[dx], va=("center", "bottom", "top")[dy],
+                               bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5})
+            box = text.get_window_extent()
+            (x0, y0), (x1, y1) = ax.get_window_extent().get_points()
+            outside = box.x0 < x0 + 3 or box.x1 > x1 - 3 or box.y0 < y0 + 3 or box.y1 > y1 - 3
+            inside = ((np.concatenate(taken) > box.p0 - 2) & (np.concatenate(taken) < box.p1 + 2)).all(axis=1).sum()
+            tried.append((100 * outside + inside, len(tried), text))
+        best = min(tried, key=lambda each: each[:2])[2]
+        for *_, text in tried:
+            if text is not best:
+                text.remove()
+        box = best.get_window_extent()
+        taken.append(np.stack(np.meshgrid(np.linspace(box.x0, box.x1, 20), np.linspace(box.y0, box.y1, 5)), -1).reshape(-1, 2))
 
 
 def gain_points(ax: plt.Axes, table: pd.DataFrame, title: str, colour: str) -> None:
@@ -66,16 +102,12 @@ def gain_points(ax: plt.Axes, table: pd.DataFrame, title: str, colour: str) -> N
 
     table: columns dataset, features, clean accuracy (%) and gain (points). The two dots of a data set are joined.
     """
-    for name, part in table.groupby("dataset", sort=False):
+    for _, part in table.groupby("dataset", sort=False):
         ax.plot(part["clean accuracy"], part["gain"], color="0.75", linewidth=1.2, zorder=1)
         for row in part.to_dict("records"):
             hollow = row["features"] != "original"
             ax.plot(row["clean accuracy"], row["gain"], "s" if hollow else "o", color=PALETTE[colour], markersize=7,
                     markerfacecolor="white" if hollow else PALETTE[colour])
-            if not hollow:
-                low = row["gain"] <= part["gain"].mean()  # the other dot lies above
-                ax.annotate(name, (row["clean accuracy"], row["gain"]), xytext=(0, -7 if low else 7), ha="center", fontsize=9,
-                            textcoords="offset points", color="0.3", va="top" if low else "bottom")
     ax.axhline(0, color="0.4", linewidth=1)
     ax.set_title(title)
     ax.margins(0.15)

@@ -5,7 +5,7 @@ Unit features x_i, given labels y_i of which a share rho is wrong, weights r_ic 
     m_c  = sum_i r_ic x_i, made unit                               (`class_means`)
     p_ic = softmax over c of  x_i . m_c / temperature              (`posterior`)
     1. trust:   r_ic = [c = y_i] p_ic                              (`trusted`, starting from r_ic = [c = y_i])
-    2. relabel: r_ic ~ p_ic n_ic,  n_ic = 1 - rho if c = y_i, else rho / (C - 1); rows sum to 1   (`relabelled`)
+    2. relabel: r_ic ~ p_ic pi_ic,  pi_ic = 1 - rho if c = y_i, else rho / (C - 1); rows sum to 1   (`relabelled`)
 
 Step 2 is expectation maximisation of a mixture of directions on the unit sphere (von Mises-Fisher, all of one width)
 whose class was recorded wrongly with probability rho, any other class alike: p (1 - rho on the given label, the rest shared
