@@ -5,11 +5,12 @@ import sys
 
 import click
 
+from clipnotes.cli.once import Command, Group
 from clipnotes.cli.places import FILE, FOLDER
 from clipnotes.errors import ClipnotesError
 
 
-@click.group()
+@click.group(cls=Group)
 def data():
     """The data sets."""
 
@@ -98,7 +99,7 @@ def _fail(problems):
         sys.exit(1)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--dataset", required=True, metavar="NAME", help="A data set, a manifest's file, or folder:PATH of images.")
 @click.option("--model", default="pocket-vit", show_default=True, help="pocket-vit, pocket-rn or a model of open_clip.")
 @click.option("--pretrained", help="Weights, a tag or a file [default: the usual ones].")
@@ -130,7 +131,7 @@ def features(dataset, model, pretrained, out, data_root, shots, seed, views, bat
     click.echo(f"{out}: {shapes}, {bank.n_classes} classes")
 
 
-@click.command(name="real-clip")
+@click.command(name="real-clip", cls=Command)
 @click.option("--features-dir", required=True, type=click.Path(file_okay=False), metavar="DIR",
               help="Feature files: those with test images are measured, the others are the generic images.")
 @click.option("--out", required=True, type=FOLDER, help="Folder of the tables; those that are there stay.")

@@ -12,6 +12,7 @@ import click
 
 import clipnotes
 from clipnotes.cli.data import data, features, real_clip
+from clipnotes.cli.once import Group
 from clipnotes.cli.places import FILE, FOLDER
 from clipnotes.errors import ClipnotesError, in_words, shown
 
@@ -51,7 +52,7 @@ def _find_home():
                    err=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(clipnotes.__version__)
 def cli():
     """An interactive study of two papers on adapting CLIP, run without a browser."""
