@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from clipnotes.backbone import AdaptedClip, Adapters, attach, load_clip
 from clipnotes.backbone.adapter_training import train_supervised
+from clipnotes.backbone.pictures import ImageReader
 from clipnotes.checked_files import read_tensors, write_tensors
 
 NAMES = ["pocket-vit", "pocket-rn"]
@@ -48,6 +49,22 @@ def test_new_adapters_change_nothing_bit_for_bit(clip, pixels):
     original = clip.encode_images(pixels)
     assert torch.equal(attach(clip).encode_images(pixels), original)
     assert torch.equal(attach(clip, width=3, scale=5.0, blocks=[1, 2]).encode_images(pixels), original)
+
+
+def test_an_encoding_under_way_leaves_the_original_alone(vit, pixels):
+    adapted, plain = attach(vit, scale=1.0), vit.encode_images(pixels)
+    stir(adapted.adapters)
+    under_way = adapted.encode_batches(ImageReader(pixels, vit.preprocess), 0, 4, False, 0)
+    first = next(under_way)
+    assert torch.equal(vit.encode_images(pixels), plain) and not torch.equal(first, plain[:4])
+    assert torch.equal(torch.cat([first, *under_way]), adapted.encode_images(pixels, batch_size=4))
+
+
+def test_settings_may_be_numpy_s_numbers(vit, tmp_path):
+    adapted = attach(vit, width=np.int64(8), scale=np.float32(0.5), blocks=np.array([0, 2]))
+    assert adapted.fingerprint == attach(vit, width=8, scale=0.5, blocks=[0, 2]).fingerprint
+    adapted.save(tmp_path / "a.safetensors")
+    assert AdaptedClip.load(tmp_path / "a.safetensors", vit).adapters.settings == adapted.adapters.settings
 
 
 def test_a_new_bottleneck_starts_as_lora_does(vit):

@@ -28,6 +28,16 @@ def problem(seed=0, n=40, m=24, c=5, d=16, dtype=torch.float32):
     return keys.to(dtype), labels, text.to(dtype), x.to(dtype), y
 
 
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_types_of_numbers_may_differ(make):
+    keys, labels, text, x, y = problem(dtype=torch.float64)
+    expected = make().fit(keys, labels, text).logits(x)
+    torch.testing.assert_close(make().fit(keys, labels, text.float()).logits(x), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(make().fit(keys.float(), labels, text).logits(x).double(), expected, rtol=0, atol=1e-3)
+    assert make().fit(keys.float(), labels, text, keys).logits(x, x).dtype == torch.float32
+    assert Whitening().fit(keys.float()).transform(x).dtype == torch.float32
+
+
 def close(ours, theirs, atol):
     torch.testing.assert_close(ours, torch.as_tensor(theirs).to(ours.dtype), rtol=0, atol=atol)
 

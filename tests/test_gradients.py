@@ -44,6 +44,14 @@ def probe(init="text", **options):
 # --- the gradient -------------------------------------------------------------------------------------------------
 
 
+def test_views_are_refused_not_all_but_one_ignored(data, text):
+    x, y, _ = data
+    model = probe().fit(x, y, text=text, progress=False)
+    for measure in (gradient, sample_gradient_norms):
+        with says(r"x has shape .3, 80, \d+., but must be .N, d.\.$"):
+            measure(model, x.expand(3, -1, -1), y)
+
+
 @pytest.mark.parametrize("loss, q", LOSSES)
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_probe_against_autograd_sample_by_sample(data, text, loss, q, bias):

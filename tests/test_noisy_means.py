@@ -42,6 +42,11 @@ def loop(x, y, n_classes, rho, temperature, rounds):
     return r
 
 
+def test_an_image_alone_in_its_class_is_minus_one():
+    x = F.normalize(torch.randn(10, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert (without_itself(x, torch.arange(10), 10).diagonal() == -1).all()
+
+
 def test_both_steps_are_what_a_plain_loop_computes():
     x, true = blobs(4, 6)
     y = corrupt_labels(true, 0.34, seed=3).labels

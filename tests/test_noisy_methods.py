@@ -54,6 +54,15 @@ def test_rows_are_what_the_methods_alone_give():
     assert table["forward correction", "original"] == pytest.approx(probe.score(*test), abs=0.011)
 
 
+def test_arguments_may_be_used_up_by_reading_them():
+    two = banks() | {"again": banks()["blobs"]}
+    given = {"methods": ["class means", "soft means"], "rates": [0.0, 0.5], "seeds": [1, 2]}
+    tables = [noisy_methods(two, **{name: make(values) for name, values in given.items()}, shots=4, progress=False)
+              for make in (list, iter)]
+    pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
+    pd.testing.assert_frame_equal(*(trust_histograms(two, seeds=make([1, 2]), shots=4) for make in (list, iter)))
+
+
 def test_methods_that_lack_what_they_need_are_left_out():
     few = banks(text=False, parts=("train", "test"))
     bare = noisy_methods(few, rates=(0.25,), seeds=(1,), shots=8, progress=False, sgd=SGDConfig(1))

@@ -37,6 +37,12 @@ def brute_force(x, y, other_x=None, other_y=None, bins=200):
 # --- small cases by hand ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("error")
+def test_draws_without_pairs_of_one_kind_say_nothing():
+    found = overlap(torch.tensor([[1.0, 0], [1, 0.1], [0, 1]]), [0, 0, 1])
+    assert found.area == 0 and found.interval == (0, 0)
+
+
 def test_a_case_by_hand():
     angles = np.radians([0, 50, 100, 165])  # paired 50 and 65 degrees apart, unpaired 100, 165, 50, 115
     x = np.stack([np.cos(angles), np.sin(angles)], 1) * [[1], [2], [3], [4]]

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import GOLDEN, says
@@ -28,6 +29,12 @@ def test_published_selection(scores):
 
 
 SCORES = torch.tensor([[3.0, 0, 0], [5, 0, 0], [4, 0, 0], [0, 1, 0], [2, 0, 0]])
+
+
+def test_a_frame_chooses_what_its_array_does():
+    scores = np.random.default_rng(0).dirichlet(np.ones(5), 3)
+    frame, array = select_pseudo_labels(pd.DataFrame(scores), 2), select_pseudo_labels(scores, 2)
+    assert torch.equal(frame.indices, array.indices) and torch.equal(frame.counts, array.counts)
 
 
 def test_by_hand():

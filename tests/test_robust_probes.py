@@ -28,6 +28,20 @@ def problem(C=4, shots=16, d=10, spread=0.8, rate=0.5, seed=0):
     return x, corrupt_labels(true, rate, n_classes=C, seed=seed).labels, true, text
 
 
+@pytest.mark.parametrize("probe, classes, options, message", [
+    (RobustProbe("ce", init="text"), 4, {}, "^0 class texts for 4 classes; give text"),
+    (RobustProbe("ce", init="text"), 4, {"n_classes": 5, "text": torch.eye(4, 10)}, "^4 class texts for 5 classes"),
+    (RobustProbe("agreement"), 4, {"n_classes": 6, "text": torch.eye(4, 10)}, "^4 class texts for 6 classes"),
+    (RobustProbe("forward", rho=0.1), 1, {}, "^1 class, but a wrong label needs another one"),
+    (RobustProbe("small-loss", rho=0.1), 1, {}, "^1 class, but"),
+    (RobustProbe("ce"), 4, {"n_classes": 4.5}, "n_classes = 4.5"),
+])
+def test_classes_and_texts_that_do_not_fit(probe, classes, options, message):
+    x, _, true, _ = problem()
+    with says(message):
+        probe.fit(x, true % classes, **options)
+
+
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 3.0], [1.0, -2.0, 0.3]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2])
 

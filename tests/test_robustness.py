@@ -142,6 +142,12 @@ def test_images_are_drawn_and_mislabelled_as_for_all_others(clip, bank):
     assert table["accuracy"].item() == own.score(task.test.images, task.test.labels)
 
 
+def test_fine_tuning_is_recorded_under_the_loss_that_it_was_trained_with(clip, bank):
+    options = SHORT | {"rates": (0.5,), "seeds": (1,), "epochs": 1, "loss": "mae"}
+    table = fine_tuning_accuracies(*image_tower(clip), {"digits": bank}, {"digits": load_task("digits")}, **options)
+    assert table["loss"].tolist() == ["mae"]
+
+
 def test_the_probe_falls_as_in_paper_b(shared):
     """OpenAI's ViT-B/32 on Oxford Pets; the paper's own curve, with RN50, is 76.5 / 65.1 / 57.6 / 35.8."""
     bank = FeatureBank.load(shared / "data" / "clip_vitb32" / "oxford_pets.npz")

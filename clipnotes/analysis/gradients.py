@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from clipnotes.checks import Whole, as_tensor, class_labels
+from clipnotes.checks import Whole, as_tensor, class_labels, feature_matrix
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.inputs import unit_views
 from clipnotes.methods.losses import gce_exponent, loss_function
@@ -84,6 +84,7 @@ def gradient(model: PromptTuning | LinearProbe, x: torch.Tensor, y: torch.Tensor
     loss: by default the model's own. That of a probe is computed in float64, since right labels soon have probabilities
     that float32 cannot tell from 1.
     """
+    x = feature_matrix(x, "x", views=False)
     loss, q = (loss, q) if loss else own_loss(model)
     if isinstance(model, PromptTuning):
         return model.gradient(x, y, loss, q)
@@ -96,6 +97,7 @@ def sample_gradient_norms(model: PromptTuning | LinearProbe, x: Any, y: Any, los
 
     As `gradient` of each image by itself, but in one pass: every image gets a copy of the model.
     """
+    x = feature_matrix(x, "x", views=False)
     loss, q = (loss, q) if loss else own_loss(model)
     if isinstance(model, PromptTuning):
         x, y = training_data(model, x, y)

@@ -166,6 +166,7 @@ def noisy_methods(banks: dict, methods: Iterable[str] = METHODS, rates: Iterable
     rho, rho_error: as estimated by NoisyMeans, where it does. seconds: of fitting and testing; for probes their share.
     Raises ClipnotesError for an unknown method, and as `noisy_shots` and the methods do.
     """
+    methods, keys = list(methods), list(product(rates, seeds))
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         raise ClipnotesError(f"Method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}.")
@@ -173,7 +174,6 @@ def noisy_methods(banks: dict, methods: Iterable[str] = METHODS, rates: Iterable
     cells = [(name, features) for name, kinds in banks.items() for features in kinds]
     for name, features in progress_bar(cells, desc="methods under noise", leave=False, disable=not progress):
         plain, bank = banks[name]["original"], banks[name][features]
-        keys = list(product(rates, seeds))
         drawn = [noisy_shots(plain, shots, rate, kind, seed, (annotators or {}).get(name)) for rate, seed in keys]
         cases = [Case(plain, bank, given, given.rate, logit_scale, sgd) for given in drawn]
         for method in methods:

@@ -109,13 +109,14 @@ def summarise(paired: np.ndarray, unpaired: np.ndarray, draws: int, level: float
                                  "kinds of pairs.")
     p, q = (counts / counts.sum() for counts in total)
     area = float(np.minimum(p, q).sum())
-    half = float(norm.ppf((1 + level) / 2) * resampled_areas(paired, unpaired, draws, seed, same_set).std(ddof=1))
+    areas = resampled_areas(paired, unpaired, draws, seed, same_set)
+    half = float(norm.ppf((1 + level) / 2) * areas.std(ddof=1)) if len(areas) > 1 else 1.0  # nothing is known of it
     interval = (max(0.0, area - half), min(1.0, area + half))
     return Overlap(area, p, q, np.linspace(-1, 1, len(p) + 1), interval, len(paired))
 
 
 def resampled_areas(paired: np.ndarray, unpaired: np.ndarray, draws: int, seed: int, same_set: bool) -> np.ndarray:
-    """Areas under `draws` bootstrap resamples of rows, float64 [draws].
+    """Areas under `draws` bootstrap resamples of rows, float64 [draws], fewer where some have no pairs of one kind.
 
     With h_i the histogram of row i, drawing the rows w_i times gives sum_i w_i h_i between two sets. Within one set both
     ends of a pair are drawn, sum_ij w_i w_j h_ij, whose first-order part is sum_i (2 w_i - 1) h_i: one matrix product
@@ -126,5 +127,7 @@ def resampled_areas(paired: np.ndarray, unpaired: np.ndarray, draws: int, seed: 
     parts = []
     for counts in (paired, unpaired):
         resampled = np.clip((2 * weights - 1 if same_set else weights) @ counts, 0, None)
-        parts.append(resampled / resampled.sum(1, keepdims=True))
-    return np.minimum(*parts).sum(1)
+        with np.errstate(invalid="ignore"):
+            parts.append(resampled / resampled.sum(1, keepdims=True))
+    areas = np.minimum(*parts).sum(1)
+    return areas[np.isfinite(areas)]

@@ -142,7 +142,8 @@ def fine_tuning_accuracies(network: torch.nn.Module, preprocess: Callable, banks
         part = getattr(tasks[bank.name], split)
         return (part if rows is None else part.take(rows)).images
 
-    return accuracies(banks, ["Image Finetuning"], ["ce"], rates, seeds, kind, shots, fit, look_at_images, split)
+    loss = options.get("loss", "ce")
+    return accuracies(banks, ["Image Finetuning"], [loss], rates, seeds, kind, shots, fit, look_at_images, split)
 
 
 def look_at_features(bank: FeatureBank, split: str, rows: torch.Tensor | None = None) -> torch.Tensor:

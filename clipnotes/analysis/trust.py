@@ -61,7 +61,7 @@ def trust_histograms(banks: dict, rate: float = 0.5, seeds: Iterable[int] = (1, 
 
     Columns: dataset, features, bin, right, wrong.
     """
-    rows, edges = [], np.linspace(0, 1, bins + 1)
+    rows, edges, seeds = [], np.linspace(0, 1, bins + 1), list(seeds)
     for name, kinds in banks.items():
         drawn = [noisy_shots(kinds["original"], shots, rate, kind, seed) for seed in seeds]
         for features, bank in kinds.items():

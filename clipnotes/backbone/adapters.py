@@ -70,13 +70,14 @@ class Adapters(nn.Module):
         self.form = resnet, dims = encoder_form(visual)
         self.settings = {"width": width, "scale": scale, "dropout": dropout, "seed": seed}
         for name, rule in self.rules.items():
-            rule(self.settings[name], name)
-        self.settings["blocks"] = numbers = list(range(len(dims))) if blocks is None else sorted(blocks)
+            self.settings[name] = rule(self.settings[name], name)  # Python's own numbers, which JSON can hold
+        self.settings["blocks"] = numbers = list(range(len(dims))) if blocks is None else sorted(map(int, blocks))
         if not numbers or len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(len(dims))):
             raise ClipnotesError(f"blocks = {numbers} do not fit this encoder; give different numbers from 0 to "
                                  f"{len(dims) - 1}, at least one, or None for all.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            width, scale, dropout = (self.settings[name] for name in ("width", "scale", "dropout"))
             self.blocks = nn.ModuleDict({str(i): Bottleneck(dims[i], width, scale, dropout, conv=resnet) for i in numbers})
 
     @property
@@ -182,8 +183,13 @@ class AdaptedClip(Clip):
     def encode_batches(self, *data: Any, **options: Any) -> Iterator[torch.Tensor]:
         """Yield corrected features [B, d], see `Clip.encode_batches`; `clip` has the original ones."""
         self.adapters.eval()  # no dropout
-        with self.adapters.attached(self.model.visual):
-            yield from super().encode_batches(*data, **options)
+        batches, done = super().encode_batches(*data, **options), object()
+        while True:
+            with self.adapters.attached(self.model.visual):  # not between batches: the original shares the encoder
+                batch = next(batches, done)
+            if batch is done:
+                return
+            yield batch
 
     def save(self, path: str | Path, key: dict | None = None) -> None:
         """Write the adapters (no weight of CLIP's) with their settings, `trained` and `losses`; see `LearntFiles.save`.

@@ -32,7 +32,7 @@ class LearntFiles:
             raise ClipnotesError(f"Cannot save {self.what} as {Path(path).name}; the name must end in .safetensors.")
         if broken := not_finite(tensors):
             raise ClipnotesError(f"Cannot save {self.what} to {path}: {broken}; train them at a lower rate.")
-        texts = {name: json.dumps(fact, default=int) for name, fact in facts.items()}
+        texts = {name: json.dumps(fact, default=lambda number: number.item()) for name, fact in facts.items()}
         write_tensors(path, tensors, {"format": self.format, "model": clip.name, "base": clip.fingerprint} | texts)
 
     def load(self, path: str | Path, clip: Clip, make: Callable[[dict, dict], T]) -> T:

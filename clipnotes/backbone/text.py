@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from clipnotes.checks import class_names
 from clipnotes.errors import ClipnotesError, shown
 
 
@@ -50,9 +51,9 @@ def fill(templates: Sequence[str], classname: str) -> list[str]:
 
 def template_features(clip: Any, classnames: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
     """Unit text features of every class under every template, float32 [C, T, d]; see `check_cut_texts` for names too long."""
-    if not len(classnames) or not len(templates):
-        raise ClipnotesError(f"{len(classnames)} class names and {len(templates)} templates given; "
-                             "both need at least one entry.")
+    classnames = class_names(classnames)
+    if not len(templates):
+        raise ClipnotesError("No templates given; at least one is needed, such as 'a photo of a {}.'.")
     texts = [text for name in classnames for text in fill(templates, name)]
     longest = max(range(len(templates)), key=lambda i: len(templates[i]))
     check_cut_texts(clip, texts[longest::len(templates)])

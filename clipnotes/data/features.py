@@ -8,6 +8,7 @@ import torch
 
 from clipnotes.backbone.clip import VIEWS, Clip
 from clipnotes.backbone.pictures import READING, ImageReader, RandomViews
+from clipnotes.checks import SEED
 from clipnotes.data.bank import FeatureBank, FeatureSplit
 from clipnotes.data.cache import FORMAT, cached, resumed
 from clipnotes.data.images import SPLITS, Split
@@ -43,7 +44,7 @@ def encode_split(clip: Clip, split: Split, views: int = 1, crop: tuple[float, fl
     if split.files or not as_shown:  # drawn pixels are read in one way only
         key["reading"] = READING if as_shown else "as CLIP's own code"
     if views > 1:
-        key["views"] = {"n": views, "crop": list(crop), "seed": view_seed}
+        key["views"] = {"n": views, "crop": [float(share) for share in crop], "seed": SEED(view_seed, "view_seed")}
     n = len(split)
 
     def batches(start):

@@ -49,10 +49,10 @@ class TipAdapter(Classifier):
         self.check_settings()
         text = None if text is None else unit_texts(text)
         self.keys_ = unit_features(keys, "keys", None if text is None else text.shape[1])
-        self.text_ = self.no_text(labels) if text is None else text
+        self.text_ = self.no_text(labels) if text is None else text.to(self.keys_)
         self.labels_ = class_values(labels, len(self.keys_), len(self.text_))
         self.corrected_ = affinity_keys is not None
-        self.affinity_keys_ = unit_features(affinity_keys, "affinity_keys") if self.corrected_ else self.keys_
+        self.affinity_keys_ = unit_features(affinity_keys, "affinity_keys").to(self.keys_) if self.corrected_ else self.keys_
         if len(self.affinity_keys_) != len(self.keys_):
             raise ClipnotesError(f"{len(self.affinity_keys_)} affinity_keys for {len(self.keys_)} keys; "
                                  "give both for the same images in the same order.")
@@ -117,8 +117,8 @@ class TipAdapter(Classifier):
         if self.corrected_ != (affinity_x is not None):
             raise ClipnotesError("The cache was fitted with affinity_keys, but affinity_x is missing; give it." if
                                  self.corrected_ else "affinity_x was given to a cache without affinity_keys; drop it.")
-        x = unit_features(x, "x", self.text_.shape[1])
-        affinity_x = unit_features(affinity_x, "affinity_x", self.affinity_width_) if self.corrected_ else x
+        x = unit_features(x, "x", self.text_.shape[1]).to(self.text_)
+        affinity_x = unit_features(affinity_x, "affinity_x", self.affinity_width_).to(x) if self.corrected_ else x
         if len(affinity_x) != len(x):
             raise ClipnotesError(f"{len(affinity_x)} rows of affinity_x for {len(x)} rows of x; give the same images.")
         return x, affinity_x

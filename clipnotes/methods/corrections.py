@@ -39,7 +39,7 @@ class Centring(TransformerMixin, Method):
     def transform(self, x: Any) -> torch.Tensor:
         """Unit features [N, d'] of features [N, d]."""
         mean = self.fitted("mean_")
-        return F.normalize(self.mapped(unit_features(x, "x", len(mean)) - mean), dim=1)
+        return F.normalize(self.mapped(unit_features(x, "x", len(mean)).to(mean) - mean), dim=1)
 
     def learn(self, centred: torch.Tensor, y: torch.Tensor | None) -> None:
         """What a correction learns beyond the mean, from centred features [N, d]."""

@@ -148,7 +148,8 @@ def without_itself(x: torch.Tensor, y: torch.Tensor, n_classes: int) -> torch.Te
     sums = F.one_hot(y, n_classes).to(x).T @ x  # [C, d]
     product, own = x @ sums.T, F.one_hot(y, n_classes).to(x)  # [N, C]
     length = ((sums**2).sum(1) - 2 * own * product + own).clamp(min=0).sqrt()
-    return torch.where(length > 1e-4, (product - own) / length.clamp(min=1e-4), -1.0)
+    others = own.sum(0) - own > 0  # rounding leaves a class of the image alone a length of some 1e-4
+    return torch.where(others & (length > 1e-4), (product - own) / length.clamp(min=1e-4), -1.0)
 
 
 # --- the method ---------------------------------------------------------------------------------------------------

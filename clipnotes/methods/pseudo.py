@@ -59,10 +59,11 @@ def select_pseudo_labels(scores: Any, k: int | None = 16, kind: str = "confident
     k=None takes all. Raises ClipnotesError for scores that are not finite [N, C], k below 1 and an unknown kind.
     """
     OneOf(*KINDS)(kind, "kind"), Whole(1, optional=True)(k, "k"), SEED(seed, "seed")
-    confidence, labels = probabilities(scores).max(1)
+    scores = probabilities(scores)
+    confidence, labels = scores.max(1)
     rng, chosen = np.random.default_rng(seed), []
     by_confidence = confidence.argsort(descending=True, stable=True)
-    for c in range(len(scores[0])):
+    for c in range(scores.shape[1]):
         rows = by_confidence[labels[by_confidence] == c]
         chosen.append((rows if kind == "confident" else rows[rng.permutation(len(rows))])[:k])
     indices = torch.cat(chosen)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from clipnotes.checks import Number, OneOf, class_labels
+from clipnotes.checks import Number, OneOf, Whole, class_labels
 from clipnotes.errors import ClipnotesError
 from clipnotes.methods.base import LinearClassifier
 from clipnotes.methods.inputs import unit_features, unit_texts
@@ -86,8 +86,15 @@ def fit_robust(probes: Sequence[RobustProbe], x: torch.Tensor, ys: Sequence, n_c
     check_together(probes)
     x = unit_features(x, "x")
     text = None if text is None else unit_texts(text, None if text_x is not None else x.shape[1])
+    Whole(1, optional=True)(n_classes, "n_classes")
     n_classes = n_classes or (1 + max(int(class_labels(y).max()) for y in ys) if text is None else len(text))
-    zero_shot = None if text is None else 100 * unit_features(x if text_x is None else text_x, "text_x", text.shape[1]) @ text.T
+    if n_classes < 2:
+        raise ClipnotesError("1 class, but a wrong label needs another one; give labels of two classes or more.")
+    if text is None and any(probe.init == "text" for probe in probes) or text is not None and len(text) != n_classes:
+        raise ClipnotesError(f"{0 if text is None else len(text)} class texts for {n_classes} classes; give text [C, d], one "
+                             "row a class.")
+    seen = unit_features(x if text_x is None else text_x, "text_x", None if text is None else text.shape[1])
+    zero_shot = None if text is None else 100 * seen @ text.to(seen).T
     losses = [probe.row_loss(x, class_labels(y, "y", len(x), n_classes), n_classes, zero_shot)
               for probe, y in zip(probes, ys, strict=True)]
     learners = [(i, second) for i, probe in enumerate(probes) for second in range(1 + (probe.answer == "small-loss"))]
