@@ -33,6 +33,12 @@ def stored(tmp_path):
     return StoredSets(tmp_path, ["a"])
 
 
+def test_two_files_of_one_data_set_are_refused(stored):
+    stored.bank("a").save(stored.folder / "a.safetensors")
+    with pytest.raises(ClipnotesError, match="has both a.npz and a.safetensors; keep the one that is meant"):
+        stored.bank("a")
+
+
 def test_a_shifted_set_must_have_the_classes_of_the_source(stored):
     check_same_classes(stored, "a", ["b", "a"])
     for name, message in (("few", "few has 2 classes, but a has 3"), ("swapped", "has the class 'bee' where a has 'ant'"),

@@ -70,6 +70,8 @@ def test_every_notebook_has_exercises_of_this_form():
 
 def test_copies_of_the_series(toy_notebook, tmp_path):
     write_notebook(toy_notebook, finish="run.finish()")
+    (toy_notebook.parent / "presets" / ".ipynb_checkpoints").mkdir()  # of an editor
+    (toy_notebook.parent / "01_toy-Copy1.ipynb").write_text(toy_notebook.read_text())  # of a reader
     paths = copy_series(tmp_path / "mine")
     assert [path.name for path in paths] == ["01_toy.ipynb", "02_more.ipynb"]
     assert (tmp_path / "mine" / "presets" / "pocket.yaml").is_file()

@@ -84,6 +84,23 @@ def test_a_single_run_and_a_study_are_gathered_as_well(sweep, tmp_path):
     assert study["run"].tolist() == ["00_start_here", "07_noisy_labels"] and study["value"].isna().tolist() == [True, False]
 
 
+def test_one_run_under_two_codes_of_its_notebook_is_refused(tmp_path):
+    for name, code in (("old", "a1"), ("new", "b2")):
+        folder = record_run(tmp_path / name, [accuracy(0.5)], seeds=[1])
+        write_facts(folder, read_facts(folder) | {"code_hash": code})
+    assert gather([tmp_path / "old", tmp_path / "old"])["run"].nunique() == 1
+    with pytest.raises(ClipnotesError, match="The runs .*old and .*new have the same parameters, but other code of"):
+        gather([tmp_path / "old", tmp_path / "new"])
+
+
+def test_folders_behind_links_are_gathered_once(tmp_path):
+    record_run(tmp_path / "scratch" / "a", [accuracy(0.5)], seeds=[1])
+    record_run(tmp_path / "runs" / "b", [accuracy(0.5, seed=2)], seeds=[2])
+    (tmp_path / "runs" / "fig1").symlink_to(tmp_path / "scratch")
+    (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
+    assert sorted(gather([tmp_path / "runs"])["seed"]) == [1, 2]
+
+
 def test_the_file_holds_what_the_table_holds(sweep, tmp_path):
     table = gather([sweep])
     (file,) = write_gathered(table, sweep / "gathered.csv")

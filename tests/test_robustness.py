@@ -142,6 +142,16 @@ def test_images_are_drawn_and_mislabelled_as_for_all_others(clip, bank):
     assert table["accuracy"].item() == own.score(task.test.images, task.test.labels)
 
 
+def test_fine_tuning_takes_the_images_of_the_key_whatever_the_bank_is_called(clip, bank):
+    glyphs, digits = load_task("pocket-glyphs", 4), load_task("digits")
+    options = SHORT | {"rates": (0.5,), "seeds": (1,), "epochs": 1}
+    tasks = {"mine": digits, "digits": glyphs}
+    banks = {"mine": bank, "digits": encode_task(clip, glyphs, progress=False)}
+    table = fine_tuning_accuracies(*image_tower(clip), banks, tasks, **options).set_index("dataset")["accuracy"]
+    alone = fine_tuning_accuracies(*image_tower(clip), {"digits": bank}, {"digits": digits}, **options)
+    assert table["mine"] == alone["accuracy"].item()
+
+
 def test_fine_tuning_is_recorded_under_the_loss_that_it_was_trained_with(clip, bank):
     options = SHORT | {"rates": (0.5,), "seeds": (1,), "epochs": 1, "loss": "mae"}
     table = fine_tuning_accuracies(*image_tower(clip), {"digits": bank}, {"digits": load_task("digits")}, **options)

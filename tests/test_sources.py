@@ -391,3 +391,14 @@ def test_cifar_in_another_format_or_cut_off(tmp_path):
     os.remove(file)
     with says("does not hold the binary version of cifar10 .*data_batch_3.bin"):
         load_task(manifest, data_root=tmp_path)
+
+
+def test_class_folders_in_another_order_than_the_manifest_s_names_are_refused(tmp_path):
+    _, manifest = write_layout("dtd", tmp_path)
+    content = yaml.safe_load(Path(manifest).read_text())
+    names = load_task(manifest, data_root=tmp_path).classnames
+    content["classes"] = [names[1], names[0], *names[2:]]
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(content, allow_unicode=True))
+    with says(f"names class 0 '{names[1]}', but its folder or list says '{names[0]}': give the classes in the order of"):
+        load_task(own, data_root=tmp_path)

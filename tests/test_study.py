@@ -95,7 +95,26 @@ def test_the_longest_start_first(toy_notebook):
 def test_where_all_is_kept_no_workers_are_started(toy_notebook, monkeypatch):
     finish_toy("out/01_toy")
     monkeypatch.setattr(cluster, "local_client", None)
-    assert [each["kept"] for each in study(out="out", jobs=2, resume=True)] == [True]
+    assert [each["kept"] for each in study(out="out", only=["01"], jobs=2, resume=True)] == [True]
+
+
+def test_update_writes_back_what_is_kept_and_says_where_it_cannot(toy_notebook, monkeypatch):
+    write_notebook(toy_notebook.with_name("02_more.ipynb"))
+    for name in ("01_toy", "02_more"):
+        finish_toy(f"out/{name}")
+    written = []
+
+    def write_back(done, source):
+        if source.stem == "01_toy":
+            raise ClipnotesError("An output holds a path.")
+        written.append(source.stem)
+
+    monkeypatch.setattr("clipnotes.running.study.commit_outputs", write_back)
+    monkeypatch.setattr("clipnotes.running.study.completed", lambda notebook, *rest: {
+        "notebook": notebook.name, "status": "complete"})
+    results = study(out="out", resume=True, update=True)
+    assert [facts["status"] for facts in results] == ["not written back", "complete"] and written == ["02_more"]
+    assert "An output holds a path." in summary(results)
 
 
 def test_a_killed_run_is_not_taken_for_whole(toy_notebook):

@@ -115,6 +115,13 @@ def test_gaps_name_the_runs_that_would_fill_them(sweep):
     pd.testing.assert_frame_equal(gaps(compact(table), "ptnl:table1"), gaps(table, "ptnl:table1"))
 
 
+def test_compact_tables_of_unlike_settings_are_not_averaged(tmp_path):
+    why(tmp_path / "long", "digits", 1, epochs=50)
+    why(tmp_path / "brief", "digits", 1, [row | {"value": 0.125} for row in numbers("digits", 1)], epochs=1)
+    both = pd.concat([compact(gather([tmp_path / name])) for name in ("long", "brief")], ignore_index=True)
+    assert set(cells(both, "ptnl:table1")["p_epochs"]) == {1, 50}
+
+
 def test_without_a_sweep_gaps_say_a_command_that_holds(tmp_path):
     why(tmp_path / "a", "digits", 1)
     why(tmp_path / "b", "digits", 2, [row for row in numbers("digits", 2) if row["noise_rate"] == 0], noise_rates=[0.0])

@@ -152,7 +152,10 @@ class StoredSets:
             raise ClipnotesError(f"{inside} change the encoder, but features from files have none; leave them out of the "
                                  "corrections, or leave features_dir empty.")
         paths = [self.folder / f"{name}{suffix}" for suffix in (".npz", ".safetensors")]
-        bank = FeatureBank.load(next((path for path in paths if path.is_file()), paths[0]))
+        here = [path for path in paths if path.is_file()]
+        if len(here) == 2:
+            raise ClipnotesError(f"{self.folder} has both {paths[0].name} and {paths[1].name}; keep the one that is meant.")
+        bank = FeatureBank.load(here[0] if here else paths[0])
         return replace(bank, classnames=bank.classnames or [str(label) for label in range(bank.n_classes)])
 
     def classnames(self, name: str) -> list[str]:

@@ -129,9 +129,10 @@ def fine_tuning_accuracies(network: torch.nn.Module, preprocess: Callable, banks
     for every other method.
     """
     options = settings("Image Finetuning", recipe, **options)
+    task_of = {id(bank): tasks[name] for name, bank in banks.items()}  # a bank's own name may be shared, or another
 
     def fit(bank: FeatureBank, jobs: list[dict], given: list[NoisyLabels]) -> Iterable[Classifier]:
-        task = tasks[bank.name]
+        task = task_of[id(bank)]
         bar = progress_bar(jobs, desc=f"fine-tuning on {bank.name}", leave=False, disable=not progress)
         for job, noisy in zip(bar, given, strict=True):
             images = task.train.take(noisy.indices).images
@@ -139,7 +140,7 @@ def fine_tuning_accuracies(network: torch.nn.Module, preprocess: Callable, banks
             yield model.fit(images, noisy.labels, bank.n_classes, progress=False)
 
     def look_at_images(bank: FeatureBank, split: str, rows: torch.Tensor | None = None) -> Any:
-        part = getattr(tasks[bank.name], split)
+        part = getattr(task_of[id(bank)], split)
         return (part if rows is None else part.take(rows)).images
 
     loss = options.get("loss", "ce")

@@ -12,6 +12,7 @@ from clipnotes.book.sources import write_sources
 from clipnotes.errors import ClipnotesError
 
 HERE = Path(__file__).parent
+MARK = ".clipnotes-book"  # in a folder that may be replaced
 MISSING = "The book needs Sphinx, MyST-NB and a theme, which are not installed here: pip install 'clipnotes[book]'."
 
 
@@ -23,7 +24,7 @@ def build_book(study: str | Path, out: str | Path | None = None, repository: str
     """
     options = buttons(repository)
     out = Path(out or Path(study) / "book")
-    if out.exists() and any(out.iterdir()) and not (out / ".buildinfo").is_file():
+    if out.exists() and any(out.iterdir()) and not (out / MARK).is_file():
         raise ClipnotesError(f"The folder {out} holds something else than a book, which would be lost: choose another one.")
     try:
         import myst_nb  # noqa: F401
@@ -35,6 +36,7 @@ def build_book(study: str | Path, out: str | Path | None = None, repository: str
         source, pages = Path(folder) / "source", Path(folder) / "pages"
         write_sources(Path(study), source)
         run_sphinx(source, pages, options)
+        (pages / MARK).touch()
         if out.exists():
             shutil.rmtree(out)
         os.replace(pages, out)

@@ -155,7 +155,7 @@ def study(preset, only, resume, out, update, jobs, force):
 
 @cli.command()
 @click.argument("study", metavar="DIR", type=click.Path(file_okay=False))
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the book [default: DIR/book].")
+@click.option("--out", type=FOLDER, help="Folder of the book [default: DIR/book].")
 @click.option("--repository", default="", metavar="URL", help="On GitHub, for buttons [default: this checkout's origin].")
 def book(study, out, repository):
     """Build the book of the study in DIR: its executed notebooks as one site with search and a gallery of figures."""

@@ -15,7 +15,7 @@ from clipnotes.data.images import Split, splits_of_files
 from clipnotes.data.manifests import Manifest
 from clipnotes.data.split_files import read_split_file
 from clipnotes.data.split_rules import divide
-from clipnotes.errors import ClipnotesError
+from clipnotes.errors import ClipnotesError, shown
 
 Source = Callable[[Manifest, str | Path], tuple[dict[str, Split], list[str] | None]]
 
@@ -65,7 +65,18 @@ def checked_listing(read: lists.Reader, manifest: Manifest, folder: Path, data_r
     if found is not None and len(found) != manifest.n_classes:
         raise ClipnotesError(f"{folder} has {len(found)} classes, but the manifest of {manifest.name} says "
                              f"{manifest.n_classes}; the copy is incomplete or another version, get it again.")
+    named = manifest.classnames()
+    if swapped := named_otherwise(found or [], named or []):
+        raise ClipnotesError(f"The manifest of {manifest.name} names class {swapped[0]} {named[swapped[0]]!r}, but its folder "
+                             f"or list says {found[swapped[0]]!r}: give the classes in the order of {shown(found)}.")
     return listing
+
+
+def named_otherwise(found: list[str], named: list[str]) -> list[int]:
+    """Labels whose class bears in the files the name that the manifest gives another class."""
+    plain = [name.replace("_", " ").casefold() for name in named]
+    own = [name.replace("_", " ").casefold() for name in found]
+    return [label for label, (one, other) in enumerate(zip(own, plain, strict=False)) if one != other and one in plain]
 
 
 SOURCES: dict[str, Source] = {

@@ -36,6 +36,7 @@ class Recorded:
     seconds: float | None = None
     version: str = ""
     error: str = ""
+    code: str = ""  # the hash of its notebook's code
 
     @property
     def measure(self) -> str:
@@ -79,7 +80,12 @@ def runs_in(folder: Path, several: bool = False) -> list[Recorded]:
     if not folder.is_dir():
         raise ClipnotesError(f"There is no folder {folder}: give the --out of clipnotes run, study or sweep.")
     runs, missing, places = [], [], {}  # places: {folder: the run as planned}
-    for path, folders, files in os.walk(folder):
+    seen = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(path)) in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(path)
         parts = [part for part in here.relative_to(folder).parts if part != "runs"]
@@ -95,13 +101,19 @@ def runs_in(folder: Path, several: bool = False) -> list[Recorded]:
 
 
 def once(runs: list[Recorded]) -> list[Recorded]:
-    """Runs without repetitions: of one notebook, parameters and version the record that got farthest, in the order found."""
+    """Runs without repetitions: of one notebook, parameters and version the record that got farthest, in the order found.
+
+    ClipnotesError: two complete ones differ in the code of their notebook.
+    """
     done = {run.measure for run in runs if run.status == "complete"}
     # what is left out: planned, or stopped before it knew its version
     found = [run for run in runs if run.version or run.status == "complete" or run.measure not in done]
     best = {}
     for run in sorted(found, key=lambda run: _RANKS.index(run.status)):
-        best.setdefault((run.measure, run.version), run)
+        first = best.setdefault((run.measure, run.version), run)
+        if run.status == "complete" and run.code != first.code:
+            raise ClipnotesError(f"The runs {first.name} and {run.name} have the same parameters, but other code of notebook "
+                                 f"{run.notebook}, so one of them is stale: leave it out, or run it again.")
     chosen = {id(run) for run in best.values()}
     return [run for run in runs if id(run) in chosen]
 
@@ -194,7 +206,8 @@ def _recorded(folder, name, planned):
     parameters = facts["parameters"] if status == "complete" else _effective(facts["notebook"], facts["parameters"])
     parameters = {name: value for name, value in parameters.items() if name != "out"}
     return Recorded(name, folder, facts["notebook"], "damaged" if fault else status, parameters, facts.get("seconds"),
-                    facts.get("versions", {}).get("clipnotes", ""), fault or facts.get("error", ""))
+                    facts.get("versions", {}).get("clipnotes", ""), fault or facts.get("error", ""),
+                    facts.get("code_hash", ""))
 
 
 def _planned(folder, parts):

@@ -14,7 +14,7 @@ from clipnotes.series.run_folder import KEYS
 
 FORMATS = ["markdown", "csv", "latex"]
 _MARKUP = re.compile(r"[\\`*\[\]<>|$~&]|(?<!\w)_|_(?!\w)")  # an underscore inside a word is one
-_PLACES = {"p_data_root", "p_features_dir"}  # where files lie changes no number
+PLACES = {"p_data_root", "p_features_dir"}  # where files lie changes no number
 
 
 def measured(table: pd.DataFrame, like: str) -> tuple[pd.DataFrame, list[str]]:
@@ -157,7 +157,7 @@ def escaped(text: object) -> str:
 def _settings(rows, what):
     """What differs between the runs and is neither a key of the exhibit nor one of its axes."""
     axes = {name for key in what.drivers for name in what.parameters(key)}
-    own = axes | _PLACES | {f"p_{name}" for name in (*KEYS, *what.off)}
+    own = axes | PLACES | {f"p_{name}" for name in (*KEYS, *what.off)}
     free = [c for c in rows if c in ("shots", "noise_kind", "q", "version") or c.startswith("p_") and c not in own]
     return [c for c in free if c not in (*what.rows, what.across) and _differs(rows, c) and not told_by_results(rows, c)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from clipnotes.errors import ClipnotesError, shown
+from clipnotes.errors import ClipnotesError, in_words, shown
 from clipnotes.paths import notebooks_dir
 from clipnotes.running.cluster import client_for
 from clipnotes.running.commit import commit_outputs
@@ -42,11 +42,13 @@ def study(preset: str = "pocket", only: Iterable[str] = (), resume: bool = False
         for job in waiting:
             refuse_foreign(job.out)
     with hold(out):
+        for notebook in notebooks:
+            if update and notebook.name in results:
+                results[notebook.name] = _written_back(notebook, out / notebook.name, results[notebook.name])
         with client_for(len(waiting), jobs) as client:
             for job, facts in with_bar(compute(waiting, client), len(notebooks), len(waiting), f"study ({preset})"):
-                results[job.notebook.name] = facts | {"kept": False}
-                if update and facts["status"] == "complete":
-                    commit_outputs(job.out / "notebook.ipynb", job.notebook.path)
+                facts = facts | {"kept": False}
+                results[job.notebook.name] = _written_back(job.notebook, job.out, facts) if update else facts
                 _write_contents(out, preset)
         _write_contents(out, preset)
     return [results[notebook.name] for notebook in notebooks]
@@ -64,6 +66,17 @@ def _sort(notebooks: list[Notebook], settings: dict, out: Path, resume: bool) ->
     return results, waiting
 
 
+def _written_back(notebook, folder, facts):
+    """The facts of a run whose outputs its notebook now has; they say so where they could not be written."""
+    if facts["status"] != "complete":
+        return facts
+    try:
+        commit_outputs(folder / "notebook.ipynb", notebook.path)
+    except (ClipnotesError, OSError) as error:
+        return facts | {"status": "not written back", "error": in_words(error) if isinstance(error, OSError) else str(error)}
+    return facts
+
+
 def _write_contents(out, preset):
     """The page is worth a line, not the runs, where the disk takes no more."""
     try:
@@ -74,7 +87,7 @@ def _write_contents(out, preset):
 
 def summary(results: list[dict]) -> str:
     """Return the results of `study` as a plain-text table."""
-    rows = [{"notebook": facts["notebook"], "status": "complete (kept)" if facts["kept"] else facts["status"],
+    rows = [{"notebook": facts["notebook"], "status": facts["status"] + " (kept)" * facts["kept"],
              "seconds": facts.get("seconds", ""), "error": facts.get("error", "")} for facts in results]
     return pd.DataFrame(rows).to_string(index=False)
 

@@ -85,7 +85,7 @@ def copy_series(out: str | Path, students: bool = False) -> list[Path]:
         raise ClipnotesError(f"{out} is not empty, and nothing there is overwritten; name a new folder.")
     paths = [write(out / notebook.path.name, notebook, students) for notebook in series()]
     for folder in ("presets", "grids", "sweeps", "images", "guide"):
-        for path in sorted((home / folder).glob("*")):
+        for path in sorted(path for path in (home / folder).glob("[!.]*") if path.is_file()):
             with atomic_write(out / folder / path.name, "wb") as stream:
                 stream.write(path.read_bytes())
     return paths

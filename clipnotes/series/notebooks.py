@@ -1,6 +1,7 @@
 """The numbered series: find a notebook, read its question, its facts and the hash of its code."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +57,8 @@ class Notebook:
 
 def series() -> list[Notebook]:
     """Return the notebooks of the series in order: files named NN_slug.ipynb."""
-    return [Notebook(path) for path in sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb"))]
+    return [Notebook(path) for path in sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
+            if re.fullmatch(r"\d\d_\w+", path.stem)]  # no "-Copy1" or " copy" that JupyterLab or Finder made
 
 
 def find(key: str) -> Notebook:

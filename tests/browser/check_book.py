@@ -14,7 +14,7 @@ from pathlib import Path
 from chromium import Browser, program
 from explorers import MOVE, wrong_states
 
-from clipnotes.book.build import build_book
+from clipnotes.book.build import MARK, build_book
 
 PAGES = ["index", "02_intra_modal_overlap", "04_cache_models", "07_noisy_labels", "10_confusion", "13_results"]
 SIZES = {1400: 900, 800: 1100, 390: 844}  # a screen, a tablet, a phone: width and height in pixels
@@ -79,7 +79,7 @@ def main():
         print("Skipped: there is no Chromium or Chrome on the path.")
         sys.exit(77)
     with tempfile.TemporaryDirectory() as place, Browser() as browser:
-        book = given.folder if (given.folder / ".buildinfo").is_file() else build_book(given.folder, Path(place, "book")).parent
+        book = given.folder if (given.folder / MARK).is_file() else build_book(given.folder, Path(place, "book")).parent
         sys.exit(walk(browser, book.absolute(), given))
 
 
