@@ -364,6 +364,14 @@ def test_a_run_heeds_no_foreign_kernel_backend_or_settings_and_no_sign_in_its_pa
         assert drawn.size == (840, 504), "7 x 4.2 inches, as the study's style has it"
 
 
+@pytest.mark.parametrize("set_by, kept", [("65536", None), ("1000000", "1000000")], ids=["Dask", "the user"])
+def test_a_kernel_of_a_dask_worker_keeps_the_memory_that_it_frees(toy_notebook, monkeypatch, set_by, kept):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", set_by)
+    write_notebook(toy_notebook, body=f"import os\nassert os.environ.get('MALLOC_TRIM_THRESHOLD_') == {kept!r}")
+    done = run_notebook(find("01"), {}, "out", page=False, progress=False)
+    assert done["status"] == "complete", done["error"]
+
+
 def test_a_kernel_may_take_minutes_to_start_and_not_for_ever(toy_notebook, monkeypatch):
     given = {}
     monkeypatch.setattr("papermill.execute_notebook", lambda *_, **options: given.update(options))

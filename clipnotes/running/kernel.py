@@ -16,6 +16,7 @@ from jupyter_client.kernelspec import KernelSpec
 from clipnotes.series.run_folder import HELD
 
 INTERVAL = 0.5  # seconds between two looks
+TRIM = "MALLOC_TRIM_THRESHOLD_"  # Dask has its workers give freed memory back at once: a training step would take it anew
 INLINE = "module://matplotlib_inline.backend_inline"  # figures as outputs of their cell; a window would need a screen
 
 
@@ -34,6 +35,8 @@ def kernel_manager(out: Path, limit: float = math.inf) -> type[AsyncKernelManage
 
         async def _async_pre_start_kernel(self, **settings):
             environment = settings.pop("env", os.environ) | {HELD: str(out.absolute()), "MPLBACKEND": INLINE}
+            if environment.get(TRIM) == "65536":
+                del environment[TRIM]
             return await super()._async_pre_start_kernel(env=environment, **settings)
 
         async def _async_post_start_kernel(self, **settings):
