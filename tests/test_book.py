@@ -137,6 +137,13 @@ def test_the_index_shows_what_its_author_marked_and_escapes_it(book):
     assert "1 of 2 notebooks complete" in page and "KeyError" in page and 'href="02_more.html"' in page
 
 
+def test_a_study_named_relative_to_here_has_its_figures(toy_study, monkeypatch):
+    monkeypatch.chdir(toy_study.parent)
+    page = build_book(toy_study.name, "relative/book")
+    shown = re.findall(r'<img src="(figures/[^"]+)"', "".join(path.read_text() for path in page.parent.glob("*.html")))
+    assert shown and all((page.parent / picture).is_file() for picture in shown)
+
+
 def test_a_book_replaces_a_book_and_nothing_else(toy_study, book, tmp_path):
     before = (book / "index.html").stat().st_mtime_ns
     build_book(toy_study)

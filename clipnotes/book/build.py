@@ -33,7 +33,7 @@ def build_book(study: str | Path, out: str | Path | None = None, repository: str
         raise ClipnotesError(MISSING) from None
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder:
-        source, pages = Path(folder) / "source", Path(folder) / "pages"
+        source, pages = Path(folder).resolve() / "source", Path(folder) / "pages"  # Sphinx looks below the source else
         write_sources(Path(study), source)
         run_sphinx(source, pages, options)
         (pages / MARK).touch()
