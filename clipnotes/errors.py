@@ -32,7 +32,9 @@ def first_line(error: BaseException, most: int = 200) -> str:
 
 def in_words(error: BaseException) -> str:
     """One sentence on what the operating system or the interpreter refuses: an OSError, UnicodeError, RecursionError or
-    MemoryError."""
+    MemoryError. A ClipnotesError is one already."""
+    if isinstance(error, ClipnotesError):
+        return str(error)
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return f"{shown(str(error.filename))[1:-1]}: {reason}." if error.filename is not None else f"{reason}."

@@ -93,8 +93,10 @@ def fit_robust(probes: Sequence[RobustProbe], x: torch.Tensor, ys: Sequence, n_c
     if text is None and any(probe.init == "text" for probe in probes) or text is not None and len(text) != n_classes:
         raise ClipnotesError(f"{0 if text is None else len(text)} class texts for {n_classes} classes; give text [C, d], one "
                              "row a class.")
-    seen = unit_features(x if text_x is None else text_x, "text_x", None if text is None else text.shape[1])
-    zero_shot = None if text is None else 100 * seen @ text.to(seen).T
+    zero_shot = None
+    if text is not None:
+        seen = unit_features(x if text_x is None else text_x, "text_x", text.shape[1])
+        zero_shot = 100 * seen @ text.to(seen).T
     losses = [probe.row_loss(x, class_labels(y, "y", len(x), n_classes), n_classes, zero_shot)
               for probe, y in zip(probes, ys, strict=True)]
     learners = [(i, second) for i, probe in enumerate(probes) for second in range(1 + (probe.answer == "small-loss"))]

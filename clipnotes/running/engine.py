@@ -77,7 +77,7 @@ def run_job(job: Job, retries: int = 0, **settings: Any) -> dict:
                 break
         return facts
     except (ClipnotesError, OSError) as error:
-        return _failed(job, in_words(error) if isinstance(error, OSError) else str(error))
+        return _failed(job, in_words(error))
 
 
 def run_on_worker(made_with: tuple, parameters: dict, out: str, page: bool, resume: bool, retries: int, cwd: str) -> dict:

@@ -73,7 +73,7 @@ def _written_back(notebook, folder, facts):
     try:
         commit_outputs(folder / "notebook.ipynb", notebook.path)
     except (ClipnotesError, OSError) as error:
-        return facts | {"status": "not written back", "error": in_words(error) if isinstance(error, OSError) else str(error)}
+        return facts | {"status": "not written back", "error": in_words(error)}
     return facts
 
 
