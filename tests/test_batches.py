@@ -3,14 +3,17 @@
 import ctypes
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 
 import pytest
 import torch
 
+from clipnotes.backbone import batches
 from clipnotes.backbone.batches import batches_of
 from clipnotes.errors import ClipnotesError
 
@@ -100,12 +103,31 @@ def test_shared_memory_as_small_as_a_container_s(options, reason):
     assert found == ROWS and reason in said and "--shm-size" in said
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch says of a dead worker twice
-@pytest.mark.parametrize("fault, reason", [(refuse, "No space left on device"), (die, "exited unexpectedly|reset by peer"),
-                                           (unpicklable, "Can't pickle")])
+@pytest.mark.parametrize("fault, reason", [(refuse, "No space left on device"), (unpicklable, "Can't pickle"),
+                                           (die, "exited unexpectedly|reset by peer|EOFError")])
 def test_what_workers_cannot_do_is_done_without_them(fault, reason):
     with pytest.warns(UserWarning, match=f"without worker processes.*{reason}"):
         assert read(Numbers(fault=fault), 1) == ROWS
+
+
+def test_a_worker_that_dies_while_the_encoder_is_busy_does_not_stop_it():
+    """torch raises in whatever line is being run: the work on a batch that came whole was lost, and the rest with it."""
+    read(Numbers(), 1)  # torch sets up its watch over workers at the first of them
+    found, watch = [], signal.getsignal(signal.SIGCHLD)
+    with pytest.warns(UserWarning, match="without worker processes"):
+        for batch in batches_of(Numbers(fault=die), ROWS, 1):
+            time.sleep(0.3)  # the encoder's work
+            found.append(batch[:, 0].tolist())
+    assert found == ROWS and signal.getsignal(signal.SIGCHLD) == watch
+
+
+def test_a_fault_without_words_is_named(monkeypatch):
+    def closed(*_):
+        raise EOFError
+
+    monkeypatch.setattr(batches, "leave_deaths_to_the_loader", closed)
+    with pytest.warns(UserWarning, match=r"those fail here \(EOFError\)"):
+        assert read(Numbers(), 1) == ROWS
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Listener
 from typing import Any
 
@@ -21,13 +23,20 @@ def batches_of(data: torch.utils.data.Dataset, rows: Sequence[Sequence], workers
     """
     done, trouble = 0, hindrance() if workers else ""
     if workers and not trouble:
+        batches, watch_again = None, None
         try:
-            for batch in loader(data, rows, workers, pin_memory):
+            batches = iter(loader(data, rows, workers, pin_memory))
+            watch_again = leave_deaths_to_the_loader()
+            for batch in batches:
                 yield batch
                 done += 1
             return
         except Exception as error:  # whatever it is: the data's own errors come again below
-            trouble = str(error).strip().rsplit("\n", 1)[-1]
+            trouble = str(error).strip().rsplit("\n", 1)[-1] or type(error).__name__
+        finally:
+            batches = None  # joins the workers, while nobody watches
+            if watch_again:
+                watch_again()
     for batch in loader(data, rows[done:], 0, pin_memory):
         if trouble:
             warnings.warn(f"images are read without worker processes, which is slower, since those fail here ({trouble}); more "
@@ -40,6 +49,20 @@ def loader(data: torch.utils.data.Dataset, rows: Sequence[Sequence], workers: in
            pin_memory: bool) -> torch.utils.data.DataLoader:
     own = torch.Generator()  # with the global one, features from a cache would leave another random state than new ones
     return torch.utils.data.DataLoader(data, batch_sampler=rows, num_workers=workers, generator=own, pin_memory=pin_memory)
+
+
+def leave_deaths_to_the_loader() -> Callable[[], object]:
+    """Take away torch's watch over dying workers, and return what sets it up again.
+
+    It raises in whatever line the main thread is at, which may be one of the encoder's; the loader itself looks every 5 s.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    watch = signal.getsignal(signal.SIGCHLD)
+    if watch is None:  # not Python's, so that nothing could set it up again
+        return lambda: None
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return lambda: signal.signal(signal.SIGCHLD, watch)
 
 
 def hindrance() -> str:
