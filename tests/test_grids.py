@@ -93,6 +93,7 @@ def test_grids_of_the_series_are_known_by_name(toy_notebook):
         ("axes: [1]", r"has axes: \[1\], but axes must be name: value pairs"),
         ("gpu_minutes: long\nruns: [{}]", "gpu_minutes must be a number"),
         ("title: nothing", "neither axes nor runs"),
+        ("where: shots == 1\nruns: [{}]", "has where: 'shots == 1', but no axes to choose combinations of: add axes"),
         ("paper: {titel: x}\nruns: [{}]", None),
         ("axes: {shot: [1]}", "Unknown parameter 'shot'; did you mean 'shots'"),
         ("axes: {shots: [1, 99]}", "Parameter shots is 99; allowed: values from 1 up to 16"),

@@ -19,10 +19,11 @@ import clipnotes
 from clipnotes.cli.main import main
 from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
+from clipnotes.paths import manifests_dir
 from clipnotes.running import cluster, engine, execute
 from clipnotes.running.commit import commit_outputs
 from clipnotes.running.contents import write_contents
-from clipnotes.running.execute import absolute, completed, overrides
+from clipnotes.running.execute import absolute, completed, overrides, run_notebook
 from clipnotes.running.study import preset_names, read_preset, study, summary
 from clipnotes.series import run_folder
 from clipnotes.series.notebooks import find
@@ -162,6 +163,34 @@ def test_complete_means_same_code_parameters_version_and_all_files(finished, toy
     assert completed(find("01"), {}, finished) is None
     (finished / "run.json").write_text('{"status": "complete"')
     assert completed(find("01"), {}, finished) is None
+
+
+def test_a_run_is_made_again_once_a_file_that_it_read_has_changed(toy_notebook, tmp_path):
+    """Features, tables and manifests under their old names: the results of the old ones were kept."""
+    lines = ['table: str = ""  # a table [file]', 'more: list[str] = []  # tables [path or empty]',
+             'data: str = ""  # feature files [folder]', 'dataset: str = "digits"  # what it is about [dataset]']
+    source = nbformat.read(toy_notebook, 4)
+    source.cells[1].source += "".join(f"\n{line}" for line in lines)
+    nbformat.write(source, toy_notebook)
+    files = [tmp_path / name for name in ("one.csv", "two.csv", "features/pets.npz", "mine.yaml")]
+    files[2].parent.mkdir()
+    for file in files:
+        file.write_text((manifests_dir() / "digits.yaml").read_text())
+    (tmp_path / "features" / "notes.txt").write_text("old")
+    parameters = {"table": str(files[0]), "more": [str(files[1])], "data": str(files[2].parent), "dataset": str(files[3])}
+    done = run_notebook(find("01"), parameters, "out", progress=False)
+    assert done["status"] == "complete", done["error"]
+    assert set(facts("out")["inputs"]) == set(map(str, files))
+    assert completed(find("01"), parameters, "out")
+    (tmp_path / "features" / "notes.txt").write_text("new")
+    assert completed(find("01"), parameters, "out"), "nobody reads it"
+    for file in files:
+        was, old = file.stat().st_mtime_ns, file.read_text()
+        file.write_text(f"{old}# new\n")
+        assert completed(find("01"), parameters, "out") is None
+        file.write_text(old)
+        os.utime(file, ns=(was, was))
+        assert completed(find("01"), parameters, "out")
 
 
 def emptied(file):

@@ -11,6 +11,7 @@ from clipnotes.errors import ClipnotesError, in_words
 from clipnotes.folder_names import absolute_name, in_names
 from clipnotes.running.kernel import kernel_manager
 from clipnotes.running.page import write_page
+from clipnotes.series.domains import FEATURE_SUFFIXES
 from clipnotes.series.notebooks import Notebook
 from clipnotes.series.parameters import check
 from clipnotes.series.run_folder import NOTEBOOK, PAGE, RESULTS, damage, hold, read_facts, seal, write_facts
@@ -38,6 +39,24 @@ def absolute(files: str | list[str]) -> str | list[str]:
     return str(Path(files).absolute()) if files else files
 
 
+def inputs(notebook: Notebook, parameters: dict) -> dict[str, list[int]]:
+    """{path: [bytes, time of its last change in ns]} of the files that the effective `parameters` name: features, weights,
+    tables, manifests of data sets. Images, whole folders of them, are not looked at."""
+    named = []
+    for parameter in notebook.parameters:
+        values = parameters.get(parameter.name, parameter.default)
+        for value in values if parameter.is_list else [values]:
+            named += _files_of(parameter.domain, value)
+    stats = {str(path.absolute()): path.stat() for path in sorted(named) if path.is_file()}
+    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
+
+
+def _files_of(domain, value):
+    if domain in ("file", "path") or (domain.startswith("dataset") and value.endswith(".yaml")):
+        return [Path(value)]
+    return [path for path in Path(value).iterdir() if path.suffix in FEATURE_SUFFIXES] if domain == "folder" and value else []
+
+
 def completed(notebook: Notebook, parameters: dict, out: str | Path, page: bool = True) -> dict | None:
     """Return the facts in OUT/run.json if this very run (see `same_run`) is complete there, every file whole, else None.
 
@@ -51,7 +70,8 @@ def completed(notebook: Notebook, parameters: dict, out: str | Path, page: bool 
 
 
 def same_run(notebook: Notebook, parameters: dict, facts: dict) -> bool:
-    """Whether the facts of a run.json come from the notebook's code, all effective parameters and the package version of now.
+    """Whether the facts of a run.json come from the notebook's code, all effective parameters, the files that these name and
+    the package version of now.
 
     `out` itself is no matter: results may have been moved.
     """
@@ -60,6 +80,7 @@ def same_run(notebook: Notebook, parameters: dict, facts: dict) -> bool:
         facts.get("code_hash") == notebook.code_hash
         and facts.get("versions", {}).get("clipnotes") == clipnotes.__version__
         and facts["parameters"] | {"out": ""} == effective | {"out": ""}
+        and facts.get("inputs", {}) == inputs(notebook, parameters)
     )
 
 
@@ -80,7 +101,7 @@ def run_notebook(notebook: Notebook, parameters: dict, out: str | Path, *, resum
         if kept:
             return kept
         began, manager = time.perf_counter(), kernel_manager(out, memory)
-        error = "stopped"
+        error, read = "stopped", inputs(notebook, parameters)
         try:
             facts = _begin(notebook, parameters, out)
             bar = {"desc": notebook.name, "leave": leave_bar, "disable": None if progress else True}  # None: on a terminal only
@@ -91,7 +112,8 @@ def run_notebook(notebook: Notebook, parameters: dict, out: str | Path, *, resum
             error = manager.error or last_line(exception, out)
         finally:  # also after Ctrl-C, which stops a whole study
             # the seconds are all the time it took, with the start of the kernel and the imports
-            facts = _conclude(notebook, parameters, out, error, round(time.perf_counter() - began, 1), page)
+            facts = _conclude(notebook, parameters, out, error, page, {
+                "seconds": round(time.perf_counter() - began, 1), **({"inputs": read} if read else {})})
         return facts
 
 
@@ -132,11 +154,12 @@ def _literal(path):
     return str(path.absolute()).replace("{", "{{").replace("}", "}}")
 
 
-def _conclude(notebook, parameters, out, error, seconds, page):
-    """Write the page, seal all files in run.json and return its facts, which say "failed" if the disk takes no more."""
+def _conclude(notebook, parameters, out, error, page, measured):
+    """Write the page, seal all files in run.json and return its facts, with those that were measured from outside; they say
+    "failed" if the disk takes no more."""
     facts = {"notebook": notebook.name, "parameters": parameters | {"out": out.as_posix()},
              "files": dict.fromkeys([NOTEBOOK, PAGE, RESULTS])} | read_facts(out)
-    facts |= {"seconds": seconds} | ({"status": "failed", "error": error} if error else {"status": "complete"})
+    facts |= measured | ({"status": "failed", "error": error} if error else {"status": "complete"})
     try:
         if page:
             write_page(out, notebook.question)

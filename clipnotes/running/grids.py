@@ -57,6 +57,9 @@ def read_grid(path: str | Path, scale: str = "pocket") -> dict:
         grid |= paper
     if not grid.get("axes") and not grid.get("runs"):
         raise ClipnotesError(f"Grid {file.name} has neither axes nor runs: add at least one of them.")
+    if "where" in grid and not grid.get("axes"):
+        raise ClipnotesError(f"Grid {file.name} has where: {shown(grid['where'])}, but no axes to choose "
+                             "combinations of: add axes, or leave it out.")
     return grid
 
 

@@ -22,7 +22,7 @@ from clipnotes.errors import ClipnotesError
 from clipnotes.files import atomic_write
 from clipnotes.running.cluster import client_for, dashboard
 from clipnotes.running.engine import Job, compute, with_bar
-from clipnotes.running.execute import completed, same_run
+from clipnotes.running.execute import completed, inputs, same_run
 from clipnotes.running.grids import expand, read_grid
 from clipnotes.series.notebooks import Notebook, find
 from clipnotes.series.run_folder import hold, read_facts, read_sweep, refuse_foreign
@@ -122,7 +122,9 @@ def _difference(plan, id):
     made_by = facts.get("versions", {}).get("clipnotes")
     if made_by != clipnotes.__version__:
         return f"by clipnotes {made_by}, not {clipnotes.__version__}"
-    return "other code in the notebook" if facts.get("code_hash") != plan.notebook.code_hash else "other parameters"
+    if facts.get("code_hash") != plan.notebook.code_hash:
+        return "other code in the notebook"
+    return "other parameters" if facts.get("inputs", {}) == inputs(plan.notebook, plan.runs[id]) else "its files have changed"
 
 
 def _estimate(plan, waiting, workers):

@@ -49,6 +49,7 @@ _FACTS = fastjsonschema.compile({
             "exhibit": {"type": "string"}, "key": {"type": "boolean"}}}},
         "takeaways": {"type": "array", "items": {"type": "string"}}, "key_takeaway": {"type": "string"},
         "versions": {"type": "object", "additionalProperties": {"type": "string"}},
+        "inputs": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "integer"}}},
         "seconds": {"type": "number", "minimum": 0, "maximum": 1e9},
         "code_hash": {"type": "string"}, "error": {"type": "string"}, "git_commit": {"type": "string"},
         "started": {"type": "string"},
