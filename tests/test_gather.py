@@ -84,12 +84,16 @@ def test_a_single_run_and_a_study_are_gathered_as_well(sweep, tmp_path):
     assert study["run"].tolist() == ["00_start_here", "07_noisy_labels"] and study["value"].isna().tolist() == [True, False]
 
 
-def test_one_run_under_two_codes_of_its_notebook_is_refused(tmp_path):
-    for name, code in (("old", "a1"), ("new", "b2")):
+@pytest.mark.parametrize("key, values, other", [
+    ("code_hash", ("a1", "b2"), "code of notebook 07_noisy_labels"),
+    ("inputs", ({"/data/pets.npz": [10, 1]}, {"/data/pets.npz": [10, 2]}), r"files, \['/data/pets.npz'\]"),
+    ("inputs", ({"/data/pets.npz": [10, 1]}, {}), r"files, \['/data/pets.npz'\]")])
+def test_one_run_under_two_codes_of_its_notebook_or_of_two_files_of_a_name_is_refused(tmp_path, key, values, other):
+    for name, value in zip(("old", "new"), values, strict=True):
         folder = record_run(tmp_path / name, [accuracy(0.5)], seeds=[1])
-        write_facts(folder, read_facts(folder) | {"code_hash": code})
+        write_facts(folder, read_facts(folder) | {key: value})
     assert gather([tmp_path / "old", tmp_path / "old"])["run"].nunique() == 1
-    with pytest.raises(ClipnotesError, match="The runs .*old and .*new have the same parameters, but other code of"):
+    with pytest.raises(ClipnotesError, match=f"The runs .*old and .*new have the same parameters, but other {other}, so one"):
         gather([tmp_path / "old", tmp_path / "new"])
 
 

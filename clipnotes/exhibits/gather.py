@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
-from clipnotes.errors import ClipnotesError, first_line
+from clipnotes.errors import ClipnotesError, first_line, shown
 from clipnotes.files import atomic_write
 from clipnotes.paths import notebooks_dir
 from clipnotes.progress import progress_bar
@@ -37,6 +37,7 @@ class Recorded:
     version: str = ""
     error: str = ""
     code: str = ""  # the hash of its notebook's code
+    inputs: dict = field(default_factory=dict)  # what the files that its parameters name were
 
     @property
     def measure(self) -> str:
@@ -103,7 +104,7 @@ def runs_in(folder: Path, several: bool = False) -> list[Recorded]:
 def once(runs: list[Recorded]) -> list[Recorded]:
     """Runs without repetitions: of one notebook, parameters and version the record that got farthest, in the order found.
 
-    ClipnotesError: two complete ones differ in the code of their notebook.
+    ClipnotesError: two complete ones differ in the code of their notebook or in the files that they read.
     """
     done = {run.measure for run in runs if run.status == "complete"}
     # what is left out: planned, or stopped before it knew its version
@@ -111,9 +112,11 @@ def once(runs: list[Recorded]) -> list[Recorded]:
     best = {}
     for run in sorted(found, key=lambda run: _RANKS.index(run.status)):
         first = best.setdefault((run.measure, run.version), run)
-        if run.status == "complete" and run.code != first.code:
-            raise ClipnotesError(f"The runs {first.name} and {run.name} have the same parameters, but other code of notebook "
-                                 f"{run.notebook}, so one of them is stale: leave it out, or run it again.")
+        if run.status == "complete" and (run.code, run.inputs) != (first.code, first.inputs):
+            read = shown(list(run.inputs or first.inputs))
+            other = f"code of notebook {run.notebook}" if run.code != first.code else f"files, {read}"
+            raise ClipnotesError(f"The runs {first.name} and {run.name} have the same parameters, but other {other}, so one of "
+                                 "them is stale: leave it out, or run it again.")
     chosen = {id(run) for run in best.values()}
     return [run for run in runs if id(run) in chosen]
 
@@ -207,7 +210,7 @@ def _recorded(folder, name, planned):
     parameters = {name: value for name, value in parameters.items() if name != "out"}
     return Recorded(name, folder, facts["notebook"], "damaged" if fault else status, parameters, facts.get("seconds"),
                     facts.get("versions", {}).get("clipnotes", ""), fault or facts.get("error", ""),
-                    facts.get("code_hash", ""))
+                    facts.get("code_hash", ""), facts.get("inputs", {}))
 
 
 def _planned(folder, parts):
