@@ -173,7 +173,9 @@ def _summary(rows, keys):
 
 def _across(rows, index, across):
     """Long cells with `text` as a wide table; several texts for one cell all stand there."""
-    wide = rows.groupby([*index, across], dropna=False, sort=False)["text"].agg("; ".join).unstack(across, sort=False)
+    cells = rows.groupby([*index, across], dropna=False, sort=False)["text"].agg("; ".join)
+    order = cells.index.droplevel(across).unique()
+    wide = cells.unstack(across).reindex(order)  # with sort=False, it puts texts into others' cells before pandas 3.1
     return wide.reset_index().rename_axis(columns=None)
 
 
