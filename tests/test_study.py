@@ -168,16 +168,18 @@ def test_complete_means_same_code_parameters_version_and_all_files(finished, toy
 def test_a_run_is_made_again_once_a_file_that_it_read_has_changed(toy_notebook, tmp_path):
     """Features, tables and manifests under their old names: the results of the old ones were kept."""
     lines = ['table: str = ""  # a table [file]', 'more: list[str] = []  # tables [path or empty]',
-             'data: str = ""  # feature files [folder]', 'dataset: str = "digits"  # what it is about [dataset]']
+             'data: str = ""  # feature files [folder]', 'dataset: str = "digits"  # what it is about [dataset]',
+             'pretrained: str = ""  # weights, a tag or a file']
     source = nbformat.read(toy_notebook, 4)
     source.cells[1].source += "".join(f"\n{line}" for line in lines)
     nbformat.write(source, toy_notebook)
-    files = [tmp_path / name for name in ("one.csv", "two.csv", "features/pets.npz", "mine.yaml")]
+    files = [tmp_path / name for name in ("one.csv", "two.csv", "features/pets.npz", "mine.yaml", "w.pt")]
     files[2].parent.mkdir()
     for file in files:
         file.write_text((manifests_dir() / "digits.yaml").read_text())
     (tmp_path / "features" / "notes.txt").write_text("old")
-    parameters = {"table": str(files[0]), "more": [str(files[1])], "data": str(files[2].parent), "dataset": str(files[3])}
+    parameters = {"table": str(files[0]), "more": [str(files[1])], "data": str(files[2].parent), "dataset": str(files[3]),
+                  "pretrained": str(files[4])}
     done = run_notebook(find("01"), parameters, "out", progress=False)
     assert done["status"] == "complete", done["error"]
     assert set(facts("out")["inputs"]) == set(map(str, files))

@@ -23,7 +23,7 @@ def batches_of(data: torch.utils.data.Dataset, rows: Sequence[Sequence], workers
     """
     done, trouble = 0, hindrance() if workers else ""
     if workers and not trouble:
-        batches, watch_again = None, None
+        watch_again = None
         try:
             batches = iter(loader(data, rows, workers, pin_memory))
             watch_again = leave_deaths_to_the_loader()
@@ -56,10 +56,9 @@ def leave_deaths_to_the_loader() -> Callable[[], object]:
 
     It raises in whatever line the main thread is at, which may be one of the encoder's; the loader itself looks every 5 s.
     """
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    watch = signal.getsignal(signal.SIGCHLD)
-    if watch is None:  # not Python's, so that nothing could set it up again
+    main = threading.current_thread() is threading.main_thread()  # no other may set it up, nor does torch from another
+    watch = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
+    if watch is None:  # also where it is not Python's, so that nothing could set it up again
         return lambda: None
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return lambda: signal.signal(signal.SIGCHLD, watch)

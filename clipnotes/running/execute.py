@@ -11,7 +11,7 @@ from clipnotes.errors import ClipnotesError, in_words
 from clipnotes.folder_names import absolute_name, in_names
 from clipnotes.running.kernel import kernel_manager
 from clipnotes.running.page import write_page
-from clipnotes.series.domains import FEATURE_SUFFIXES
+from clipnotes.series.domains import feature_files
 from clipnotes.series.notebooks import Notebook
 from clipnotes.series.parameters import check
 from clipnotes.series.run_folder import NOTEBOOK, PAGE, RESULTS, damage, hold, read_facts, seal, write_facts
@@ -42,19 +42,14 @@ def absolute(files: str | list[str]) -> str | list[str]:
 def inputs(notebook: Notebook, parameters: dict) -> dict[str, list[int]]:
     """{path: [bytes, time of its last change in ns]} of the files that the effective `parameters` name: features, weights,
     tables, manifests of data sets. Images, whole folders of them, are not looked at."""
-    named = []
+    files = set()
     for parameter in notebook.parameters:
         values = parameters.get(parameter.name, parameter.default)
-        for value in values if parameter.is_list else [values]:
-            named += _files_of(parameter.domain, value)
-    stats = {str(path.absolute()): path.stat() for path in sorted(named) if path.is_file()}
+        for text in values if parameter.is_list else [values]:
+            if parameter.element == "str" and text:
+                files.update(feature_files(text) if parameter.domain == "folder" else [Path(text)])
+    stats = {str(path.absolute()): path.stat() for path in sorted(files) if os.path.isfile(path)}
     return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
-
-
-def _files_of(domain, value):
-    if domain in ("file", "path") or (domain.startswith("dataset") and value.endswith(".yaml")):
-        return [Path(value)]
-    return [path for path in Path(value).iterdir() if path.suffix in FEATURE_SUFFIXES] if domain == "folder" and value else []
 
 
 def completed(notebook: Notebook, parameters: dict, out: str | Path, page: bool = True) -> dict | None:
@@ -101,8 +96,9 @@ def run_notebook(notebook: Notebook, parameters: dict, out: str | Path, *, resum
         if kept:
             return kept
         began, manager = time.perf_counter(), kernel_manager(out, memory)
-        error, read = "stopped", inputs(notebook, parameters)
+        error, measured = "stopped", {}
         try:
+            measured["inputs"] = inputs(notebook, parameters)
             facts = _begin(notebook, parameters, out)
             bar = {"desc": notebook.name, "leave": leave_bar, "disable": None if progress else True}  # None: on a terminal only
             _execute(notebook, facts["parameters"], out, progress_bar=bar, kernel_manager_class=manager,
@@ -112,8 +108,8 @@ def run_notebook(notebook: Notebook, parameters: dict, out: str | Path, *, resum
             error = manager.error or last_line(exception, out)
         finally:  # also after Ctrl-C, which stops a whole study
             # the seconds are all the time it took, with the start of the kernel and the imports
-            facts = _conclude(notebook, parameters, out, error, page, {
-                "seconds": round(time.perf_counter() - began, 1), **({"inputs": read} if read else {})})
+            measured["seconds"] = round(time.perf_counter() - began, 1)
+            facts = _conclude(notebook, parameters, out, error, page, measured)
         return facts
 
 

@@ -68,8 +68,13 @@ def _no_dataset(value):
 
 
 def _outside_folder(value, folder):
-    there = sorted({path.stem for path in Path(folder).iterdir() if path.suffix in FEATURE_SUFFIXES})
+    there = sorted({path.stem for path in feature_files(folder)})
     return None if value in there else f"the feature files in {folder}: {', '.join(there) or 'there are none'}"
+
+
+def feature_files(folder: str | Path) -> list[Path]:
+    """The files in a folder that may hold features."""
+    return [path for path in Path(folder).iterdir() if path.suffix in FEATURE_SUFFIXES]
 
 
 def _no_correction(value):
